@@ -94,6 +94,7 @@ class Table(_Entry):
     commit: Literal["append", "overwrite"]
     partition: PartitionRule
     order: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+    exclude: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     transfer: Literal["unload", "scan"]
     max_batch_rows: Annotated[int, Field(gt=0)]
     retention_days: Days | None = None
@@ -102,13 +103,15 @@ class Table(_Entry):
     @model_validator(mode="after")
     def _modes_fit(self) -> Table:
         if self.cursor.kind == "version" and self.commit != "overwrite":
-            raise ValueError("a version cursor reads corrected rows, so commit must be overwrite")
+            raise ValueError("a version cursor reads corrected rows: commit must be overwrite")
         if self.cursor.kind != "version" and self.commit != "append":
             raise ValueError(
                 f"a {self.cursor.kind} cursor reads new rows, so commit must be append"
             )
         if (self.exchange is None) == (self.layer is Layer.BRONZE):
             raise ValueError("a bronze table names its exchange, and no other table does")
+        if self.columns & set(self.exclude):
+            raise ValueError("a column under exclude is used by cursor, partition or order")
         return self
 
     @property

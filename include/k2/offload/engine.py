@@ -1,0 +1,220 @@
+"""The offload of one table, step by step; it may die anywhere and be run again.
+
+claim, recover, and for each batch: plan, unload, verify, commit, advance.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from k2.errors import OffloadError
+from k2.logs import get_logger
+from k2.offload.cursor import Token, parse_token
+from k2.offload.plan import (
+    Intent,
+    next_upper,
+    parse_intent,
+    partition_documents,
+    plan_batch,
+    require_source_not_behind,
+)
+from k2.offload.schema import source_columns
+from k2.offload.unload import WrittenFile, unload, verify
+from k2.offload.watermark import Batch, Claim
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable, Sequence
+
+    from clickhouse_connect.driver.client import Client
+    from structlog.typing import FilteringBoundLogger
+
+    from k2.offload.schema import Column
+    from k2.registry import Table
+
+
+class LakeTable(Protocol):
+    """What the engine needs of an Iceberg table."""
+
+    @property
+    def location(self) -> str: ...
+    @property
+    def column_types(self) -> dict[str, str]: ...
+    def token(self) -> str | None: ...
+    def fence(self, epoch: int) -> None: ...
+    def remove(self, location: str) -> None: ...
+    def snapshot_of(self, batch: str) -> Snapshot | None: ...
+    def commit(
+        self,
+        table: Table,
+        files: Sequence[WrittenFile],
+        *,
+        expected: str | None,
+        token: str,
+        epoch: int,
+        batch: str,
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A committed snapshot: what it added, and when (UTC)."""
+
+    snapshot_id: int
+    committed_at: dt.datetime
+    files: int
+    bytes: int
+
+
+class SchemaMismatchError(OffloadError):
+    """The source's columns are not those of the Iceberg table."""
+
+
+@dataclass(frozen=True)
+class Offload:
+    """What one run did: batches and rows moved, wall seconds."""
+
+    table: str
+    batches: int
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Everything one offload works with."""
+
+    client: Client
+    lake: LakeTable
+    claim: Claim
+    table: Table
+    now: Callable[[], dt.datetime]
+
+
+def run(driver: Driver) -> Offload:
+    """Offload everything that is new in one table.
+
+    Raises:
+        OffloadError: a step refused to go on; the lake is as it was before the step.
+    """
+    started = time.monotonic()
+    columns = source_columns(driver.client, driver.table)
+    _require_same_schema(driver, columns)
+    token, upper = _recover(driver)
+    if token is not None:
+        require_source_not_behind(driver.client, driver.table, token)
+    batches = rows = 0
+    while upper := upper or next_upper(driver.client, driver.table, token):
+        rows += _move(driver, columns, token, upper)
+        batches += 1
+        token, upper = upper, None
+    seconds = round(time.monotonic() - started, 3)
+    _log(driver).info("offloaded", batches=batches, rows=rows, seconds=seconds)
+    return Offload(driver.table.name, batches, rows, seconds)
+
+
+def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
+    """Where the table stands, and the end of an unfinished batch that must be taken again.
+
+    Iceberg's token is the truth; PostgreSQL's copy is made equal to it.
+    """
+    watermark = driver.claim.read()
+    truth = driver.lake.token()
+    token = None if truth is None else parse_token(truth, driver.table.cursor)
+    intent = None if watermark.intent is None else parse_intent(watermark.intent, driver.table)
+    if intent is not None and token == intent.lower:
+        _log(driver).warning("unfinished batch", batch=intent.batch, rows=intent.rows)
+        driver.lake.fence(driver.claim.epoch)
+        driver.lake.remove(intent.path)
+        # Corrected rows may be gone from the source by now, so their range is planned anew.
+        return token, intent.upper if driver.table.commit == "append" else None
+    if intent is not None and token == intent.upper:
+        _log(driver).warning("batch was committed, not recorded", batch=intent.batch)
+        _record(driver, intent, driver.now())
+    elif truth != watermark.token:
+        _log(driver).warning("watermark corrected from Iceberg", was=watermark.token, now=truth)
+        driver.claim.set_token(truth)
+    return token, None
+
+
+def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper: Token) -> int:
+    """One batch from plan to advance; the rows moved."""
+    started, clock = driver.now(), time.monotonic()
+    log = _log(driver)
+    intent = plan_batch(
+        driver.client,
+        driver.table,
+        columns,
+        lower,
+        upper,
+        directory=f"{driver.lake.location}/data",
+        epoch=driver.claim.epoch,
+    )
+    log = log.bind(batch=intent.batch)
+    driver.claim.write_intent(intent.to_document())
+    clock = _step(log, "planned", intent.rows, clock)
+    files = unload(driver.client, driver.table, columns, intent)
+    clock = _step(log, "unloaded", intent.rows, clock)
+    verify(driver.client, columns, intent)
+    clock = _step(log, "verified", intent.rows, clock)
+    driver.claim.renew()
+    driver.lake.commit(
+        driver.table,
+        files,
+        expected=lower.to_json() if lower else None,
+        token=upper.to_json(),
+        epoch=driver.claim.epoch,
+        batch=intent.batch,
+    )
+    clock = _step(log, "committed", intent.rows, clock)
+    _record(driver, intent, started)
+    return intent.rows
+
+
+def _record(driver: Driver, intent: Intent, started: dt.datetime) -> None:
+    """Advance PostgreSQL to a batch that is in Iceberg."""
+    snapshot = driver.lake.snapshot_of(intent.batch)
+    if snapshot is None:
+        # Expired since: the token says that the batch is in, its figures are gone.
+        driver.claim.set_token(intent.upper.to_json())
+        return
+    driver.claim.advance(
+        Batch(
+            name=intent.batch,
+            lower_token=intent.lower.to_json() if intent.lower else None,
+            upper_token=intent.upper.to_json(),
+            partitions=partition_documents(intent.partitions),
+            rows=intent.rows,
+            files=snapshot.files,
+            bytes=snapshot.bytes,
+            started_at=started,
+            committed_at=snapshot.committed_at,
+            snapshot_id=snapshot.snapshot_id,
+        )
+    )
+
+
+def _require_same_schema(driver: Driver, columns: Sequence[Column]) -> None:
+    source = {column.name: column.lake_type for column in columns}
+    target = driver.lake.column_types
+    for name in source.keys() | target.keys():
+        if source.get(name) != target.get(name):
+            raise SchemaMismatchError(
+                f"{driver.table.name}: column {name} is {source.get(name, 'missing')} in "
+                f"ClickHouse and {target.get(name, 'missing')} in Iceberg; change one of them"
+            )
+
+
+def _log(driver: Driver) -> FilteringBoundLogger:
+    return get_logger(table=driver.table.name)
+
+
+def _step(log: FilteringBoundLogger, step: str, rows: int, since: float) -> float:
+    """Log one step with its rows, seconds and rate; the time at which the next one begins."""
+    now = time.monotonic()
+    seconds = now - since
+    rate = round(rows / seconds) if seconds else 0
+    log.info(step, rows=rows, seconds=round(seconds, 3), rows_per_second=rate)
+    return now

@@ -1,0 +1,223 @@
+"""The Iceberg lake from the driver's side: read the token, commit files, fence a table.
+
+Everything goes through the Iceberg library in the JVM that spark-submit started. No Spark session
+is needed for it, so none is paid for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+from k2.errors import OffloadError
+from k2.offload.engine import Snapshot
+from k2.offload.plan import partition_range
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k2.offload.unload import WrittenFile
+    from k2.registry import PartitionRule, Table
+    from k2.settings import Settings
+
+TOKEN = "k2.token"  # noqa: S105 - how far a table is offloaded, no secret
+EPOCH = "k2.epoch"
+BATCH = "k2.batch"
+
+
+class CommitConflictError(OffloadError):
+    """Another driver committed first; this one added nothing."""
+
+
+class JvmLake:
+    """The lake behind a Py4J gateway."""
+
+    def __init__(self, gateway: Any, settings: Settings) -> None:
+        self._gateway = gateway
+        self._jvm = gateway.jvm
+        self._catalog = self._open(settings)
+        self._namespace = settings.lake.namespace
+
+    def load(self, name: str) -> LakeTable:
+        """The table as it is now.
+
+        Raises:
+            OffloadError: it is not in the catalog.
+        """
+        identifier = self._jvm.org.apache.iceberg.catalog.TableIdentifier.parse(
+            f"{self._namespace}.{name}"
+        )
+        if not self._catalog.tableExists(identifier):
+            raise OffloadError(f"{name}: not in the Iceberg catalog; create it with 'k2 init'")
+        return LakeTable(self._gateway, self._catalog, identifier)
+
+    def _open(self, settings: Settings) -> Any:
+        postgres, lake = settings.postgres, settings.lake
+        properties = self._jvm.java.util.HashMap()
+        properties["uri"] = f"jdbc:postgresql://{postgres.host}:{postgres.port}/lake"
+        properties["jdbc.user"] = postgres.user
+        properties["jdbc.password"] = postgres.password
+        properties["jdbc.schema-version"] = "V1"
+        properties["warehouse"] = lake.warehouse
+        catalog = self._jvm.org.apache.iceberg.jdbc.JdbcCatalog()
+        catalog.setConf(self._jvm.org.apache.hadoop.conf.Configuration())
+        catalog.initialize(lake.catalog, properties)
+        return catalog
+
+
+class LakeTable:
+    """One Iceberg table."""
+
+    def __init__(self, gateway: Any, catalog: Any, identifier: Any) -> None:
+        self._gateway = gateway
+        self._jvm = gateway.jvm
+        self._catalog = catalog
+        self._identifier = identifier
+        self._table = catalog.loadTable(identifier)
+
+    @property
+    def location(self) -> str:
+        return str(self._table.location())
+
+    @property
+    def column_types(self) -> dict[str, str]:
+        """Iceberg's types by column name, as `Column.lake_type` writes them."""
+        return {
+            field.name(): field.type().toString().replace(", ", ",")
+            for field in self._table.schema().columns()
+        }
+
+    def token(self) -> str | None:
+        """The token of the last commit, from the table's properties."""
+        self._table.refresh()
+        value = self._table.properties().get(TOKEN)
+        return None if value is None else str(value)
+
+    def fence(self, epoch: int) -> None:
+        """Make every later commit of an older epoch fail.
+
+        Written when a claim is taken over from an unfinished batch: the older driver may only be
+        asleep, and its files are about to be removed.
+        """
+        self._table.updateProperties().set(EPOCH, str(epoch)).commit()
+
+    def remove(self, location: str) -> None:
+        """Remove whatever lies below a location of this table's data."""
+        if not location.startswith(f"{self.location}/data/"):
+            raise OffloadError(f"{location} is not below the data of {self._identifier}")
+        self._table.io().deletePrefix(location)
+
+    def commit(
+        self,
+        table: Table,
+        files: Sequence[WrittenFile],
+        *,
+        expected: str | None,
+        token: str,
+        epoch: int,
+        batch: str,
+    ) -> None:
+        """Add the files and set the token, in one transaction.
+
+        The commit is a compare-and-swap: it happens only if the token is `expected` and no later
+        epoch has fenced the table at that very moment. Iceberg validates an update against the
+        metadata that its commit replaces, and repeats both when another commit came in between.
+
+        Raises:
+            CommitConflictError: the token or the epoch is another one.
+        """
+        transaction = self._table.newTransaction()
+        update = (
+            transaction.newAppend()
+            if table.commit == "append"
+            else transaction.newReplacePartitions()
+        )
+        add = update.appendFile if table.commit == "append" else update.addFile
+        for file in files:
+            add(self._data_file(table.partition, file))
+        update.set(TOKEN, token).set(BATCH, batch)
+        update.validateWith(_TokenUnchanged(self._current_properties, expected, epoch))
+        try:
+            update.commit()
+            properties = transaction.updateProperties()
+            properties.set(TOKEN, token).set(EPOCH, str(epoch)).commit()
+            transaction.commitTransaction()
+        except Exception as error:
+            if "ValidationException" in str(error):
+                raise CommitConflictError(
+                    f"{table.name}: another run committed first; this run adds nothing"
+                ) from error
+            raise
+
+    def snapshot_of(self, batch: str) -> Snapshot | None:
+        """The newest snapshot that a batch committed, or None when it is not there any more."""
+        self._table.refresh()
+        found = None
+        for snapshot in self._table.snapshots():
+            if snapshot.summary().get(BATCH) == batch:
+                found = snapshot
+        if found is None:
+            return None
+        summary = found.summary()
+        return Snapshot(
+            snapshot_id=int(found.snapshotId()),
+            committed_at=dt.datetime.fromtimestamp(found.timestampMillis() / 1000, dt.UTC),
+            files=int(summary.get("added-data-files") or 0),
+            bytes=int(summary.get("added-files-size") or 0),
+        )
+
+    def _current_properties(self) -> Any:
+        return self._catalog.loadTable(self._identifier).properties()
+
+    def _data_file(self, rule: PartitionRule, file: WrittenFile) -> Any:
+        iceberg = self._jvm.org.apache.iceberg
+        table = self._table
+        input_file = table.io().newInputFile(file.location)
+        mapping = iceberg.mapping.NameMappingParser.fromJson(
+            table.properties().get("schema.name-mapping.default")
+        )
+        metrics = iceberg.parquet.ParquetUtil.fileMetrics(
+            input_file, iceberg.MetricsConfig.forTable(table), mapping
+        )
+        field = table.spec().fields()[0].name()
+        return (
+            iceberg.DataFiles.builder(table.spec())
+            .withInputFile(input_file)
+            .withMetrics(metrics)
+            .withFormat("PARQUET")
+            .withPartitionPath(f"{field}={partition_value(rule, file.partition)}")
+            .build()
+        )
+
+
+def partition_value(rule: PartitionRule, partition: str) -> str:
+    """A partition as Iceberg's transforms count it: a day's date, months or years since 1970."""
+    start, _ = partition_range(rule, partition)
+    if rule.by == "month":
+        return str((start.year - 1970) * 12 + start.month - 1)
+    if rule.by == "year":
+        return str(start.year - dt.date(1970, 1, 1).year)
+    return partition
+
+
+class _TokenUnchanged:
+    """Iceberg's SnapshotAncestryValidator: true while the token and the epoch allow the commit."""
+
+    def __init__(self, properties: Any, expected: str | None, epoch: int) -> None:
+        self._properties = properties
+        self._expected = expected
+        self._epoch = epoch
+
+    def validate(self, snapshots: Any) -> bool:  # noqa: ARG002 - Iceberg's signature
+        properties = self._properties()
+        token = properties.get(TOKEN)
+        epoch = int(properties.get(EPOCH) or 0)
+        return token == self._expected and epoch <= self._epoch
+
+    def errorMessage(self) -> str:  # noqa: N802 - Iceberg's name
+        return "the token or the epoch of the table has changed"
+
+    class Java:
+        """What Py4J reads to make this a Java object."""
+
+        implements = ("org.apache.iceberg.SnapshotAncestryValidator",)

@@ -1,0 +1,224 @@
+"""What one batch will move, written down before anything moves.
+
+An intent holds the range, and for each Iceberg partition the rows and the checksum that its file
+must have. What is unloaded later is held against it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from k2.clickhouse import quote_identifier
+from k2.errors import OffloadError
+from k2.offload.checksum import checksum_sql
+from k2.offload.cursor import (
+    Position,
+    Token,
+    advance,
+    compare_sql,
+    cut_sql,
+    make_token,
+    newest_sql,
+    parse_token,
+    range_sql,
+    up_to_sql,
+)
+from k2.registry import PartitionRule, VersionCursor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clickhouse_connect.driver.client import Client
+
+    from k2.offload.schema import Column
+    from k2.registry import Table
+
+
+class SourceBehindError(OffloadError):
+    """The source holds less than what was already offloaded from it."""
+
+
+@dataclass(frozen=True)
+class PartitionPlan:
+    """One Iceberg partition of a batch: its day, month or year, rows and checksum."""
+
+    partition: str
+    rows: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One batch: the rows of (lower, upper], or for overwrite the partitions they touch."""
+
+    batch: str
+    path: str
+    lower: Token | None
+    upper: Token
+    partitions: tuple[PartitionPlan, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(partition.rows for partition in self.partitions)
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON. Checksums are text: they exceed what JSON numbers hold everywhere."""
+        return {
+            "batch": self.batch,
+            "path": self.path,
+            "lower": self.lower.to_json() if self.lower else None,
+            "upper": self.upper.to_json(),
+            "partitions": partition_documents(self.partitions),
+        }
+
+
+def partition_documents(partitions: Sequence[PartitionPlan]) -> list[dict[str, Any]]:
+    """Partition plans as JSON."""
+    return [{**asdict(plan), "checksum": str(plan.checksum)} for plan in partitions]
+
+
+def parse_intent(document: dict[str, Any], table: Table) -> Intent:
+    """The intent of a JSON document."""
+    return Intent(
+        batch=document["batch"],
+        path=document["path"],
+        lower=parse_token(document["lower"], table.cursor) if document["lower"] else None,
+        upper=parse_token(document["upper"], table.cursor),
+        partitions=tuple(
+            PartitionPlan(plan["partition"], plan["rows"], int(plan["checksum"]))
+            for plan in document["partitions"]
+        ),
+    )
+
+
+def source_sql(client: Client, table: Table) -> str:
+    """The deduplicated source table, for a from clause."""
+    return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)} final"
+
+
+def partition_sql(rule: PartitionRule) -> str:
+    """The expression of a row's Iceberg partition: 2026-11-20, 2026-11 or 2026, in UTC."""
+    day = f"toString(toDate({quote_identifier(rule.column)}, 'UTC'))"
+    length = {"day": 10, "month": 7, "year": 4}[rule.by]
+    return day if rule.by == "day" else f"substring({day}, 1, {length})"
+
+
+def partition_bounds_sql(rule: PartitionRule, partitions: Sequence[str]) -> str:
+    """The predicate of the rows in some partitions, in a form that prunes by the time column."""
+    column = quote_identifier(rule.column)
+    ranges = []
+    for partition in partitions:
+        start, end = partition_range(rule, partition)
+        ranges.append(
+            f"({column} >= toDateTime64('{start} 00:00:00', 3, 'UTC')"
+            f" and {column} < toDateTime64('{end} 00:00:00', 3, 'UTC'))"
+        )
+    return f"({' or '.join(ranges) or '0'})"
+
+
+def partition_range(rule: PartitionRule, partition: str) -> tuple[dt.date, dt.date]:
+    """First day of a partition, and the first day after it."""
+    start = dt.date.fromisoformat((partition + "-01-01")[:10])
+    if rule.by == "day":
+        return start, start + dt.timedelta(days=1)
+    if rule.by == "year":
+        return start, start.replace(year=start.year + 1)
+    month = start.month % 12 + 1
+    return start, start.replace(year=start.year + (month == 1), month=month)
+
+
+def require_source_not_behind(client: Client, table: Table, token: Token) -> None:
+    """Raise SourceBehindError when the source has less than the token says was offloaded.
+
+    A topic made anew counts its offsets from zero, and an old backup lacks the newest rows: in
+    both cases new rows would hide below the token and never be offloaded.
+    """
+
+    def has_row(position: Position, operator: str) -> bool:
+        where = compare_sql(table.cursor, position, operator)
+        source = source_sql(client, table).removesuffix(" final")
+        return bool(client.query(f"select 1 from {source} where {where} limit 1").result_rows)
+
+    for position in token.positions:
+        if not has_row(position, ">=") and has_row(position, "<"):
+            raise SourceBehindError(
+                f"{table.name}: the source ends before {list(position)}, which is in the lake; "
+                "the topic was made anew or an old backup was restored. Restore the missing rows, "
+                "or give the table a new name in tables.yaml to begin a new history"
+            )
+
+
+def next_upper(client: Client, table: Table, lower: Token | None) -> Token | None:
+    """The end of the next batch after a token, or None when nothing is new.
+
+    A range of more than `max_batch_rows` is cut; what is left is the next batch.
+    """
+    source = source_sql(client, table)
+    newest = make_token(
+        table.cursor, client.query(newest_sql(table.cursor, source, lower)).result_rows
+    )
+    if not newest.positions:
+        return None
+    upper = advance(lower, newest)
+    if isinstance(table.cursor, VersionCursor):
+        # Corrected rows are written as whole partitions; their number is bounded by the unload.
+        return upper
+    where = range_sql(table.cursor, lower, upper)
+    rows = client.query(f"select count() from {source} where {where}").result_rows[0][0]
+    if rows <= table.max_batch_rows:
+        return upper
+    cut = cut_sql(table.cursor, source, where, rows, table.max_batch_rows)
+    return advance(lower, make_token(table.cursor, client.query(cut).result_rows))
+
+
+def plan_batch(
+    client: Client,
+    table: Table,
+    columns: Sequence[Column],
+    lower: Token | None,
+    upper: Token,
+    *,
+    directory: str,
+    epoch: int,
+) -> Intent:
+    """The intent of the range (lower, upper]: rows and checksum of each partition it touches.
+
+    Every attempt writes to a path of its own below `directory`, named by batch and epoch; it is
+    part of the intent, so that a later attempt knows what to remove.
+    """
+    where = range_sql(table.cursor, lower, upper)
+    if table.commit == "overwrite":
+        where = partition_bounds_sql(table.partition, _touched(client, table, where))
+        where = f"{where} and {up_to_sql(table.cursor, upper)}"
+    partition = partition_sql(table.partition)
+    rows = client.query(
+        f"select {partition} as lake_partition, count(), {checksum_sql(columns, of_source=True)}"
+        f" from {source_sql(client, table)} where {where}"
+        " group by lake_partition order by lake_partition"
+    ).result_rows
+    batch = batch_name(table, lower, upper)
+    return Intent(
+        batch=batch,
+        path=f"{directory}/{batch}-{epoch}",
+        lower=lower,
+        upper=upper,
+        partitions=tuple(PartitionPlan(name, count, checksum) for name, count, checksum in rows),
+    )
+
+
+def batch_name(table: Table, lower: Token | None, upper: Token) -> str:
+    """A batch's name: the same for the same table and range."""
+    text = "\n".join((table.name, lower.to_json() if lower else "", upper.to_json()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _touched(client: Client, table: Table, where: str) -> list[str]:
+    partition = partition_sql(table.partition)
+    rows = client.query(
+        f"select distinct {partition} as lake_partition from {source_sql(client, table)}"
+        f" where {where} order by lake_partition"
+    ).result_rows
+    return [name for (name,) in rows]

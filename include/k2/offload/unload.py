@@ -1,0 +1,142 @@
+"""Moving the rows: ClickHouse writes a batch as Parquet, one file for each Iceberg partition.
+
+Nothing that is written here belongs to the table until it is committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from k2.clickhouse import quote_identifier, quote_string
+from k2.errors import OffloadError
+from k2.offload.checksum import checksum_sql
+from k2.offload.cursor import range_sql, up_to_sql
+from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
+from k2.offload.schema import file_structure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from clickhouse_connect.driver.client import Client
+
+    from k2.offload.plan import Intent, PartitionPlan
+    from k2.offload.schema import Column
+    from k2.registry import Table
+
+# Open Parquet writers are what an unload holds in memory: one for each partition of a statement.
+PARTITIONS_AT_ONCE = 32
+
+PARQUET_SETTINGS = {
+    "output_format_parquet_string_as_string": 1,
+    "output_format_parquet_compression_method": "zstd",
+    "output_format_compression_level": 3,
+    # Iceberg readers do not use them, and they cost a second pass over the values.
+    "output_format_parquet_write_bloom_filter": 0,
+    "output_format_parquet_row_group_size": 1_000_000,
+}
+
+
+class VerificationError(OffloadError):
+    """The files hold other rows than the intent says; nothing was committed."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A Parquet file of a batch, and the Iceberg partition that it belongs to."""
+
+    location: str
+    partition: str
+
+
+def unload(
+    client: Client, table: Table, columns: Sequence[Column], intent: Intent
+) -> tuple[WrittenFile, ...]:
+    """Write the rows of an intent as Parquet files below its path."""
+    names = ", ".join(quote_identifier(column.name) for column in columns)
+    casts = ", ".join(
+        f"{column.as_file_type} as {quote_identifier(column.name)}" for column in columns
+    )
+    order = ", ".join(quote_identifier(name) for name in table.order)
+    rows = (
+        range_sql(table.cursor, intent.lower, intent.upper)
+        if table.commit == "append"
+        else up_to_sql(table.cursor, intent.upper)
+    )
+    for group in _groups(intent.partitions):
+        inside = partition_bounds_sql(table.partition, [plan.partition for plan in group])
+        # The casts stand outside: inside, they would hide the columns that prune the range.
+        client.command(
+            f"insert into function {_files(intent, '{_partition_id}')}"
+            f" partition by {partition_sql(table.partition)}"
+            f" select {casts} from (select {names} from {source_sql(client, table)}"
+            f" where {inside} and {rows} order by {order})",
+            settings=PARQUET_SETTINGS,
+        )
+    return tuple(
+        WrittenFile(f"{intent.path}/{plan.partition}.parquet", plan.partition)
+        for plan in intent.partitions
+    )
+
+
+def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
+    """Read the files back and hold their rows and checksums against the intent.
+
+    Raises:
+        VerificationError: a file is missing, or has other rows than planned.
+    """
+    if not intent.partitions:
+        return
+    structure = quote_string(file_structure(columns))
+    found = {
+        name: (rows, checksum)
+        for name, rows, checksum in client.query(
+            "select replaceOne(_file, '.parquet', '') as lake_partition, count(),"
+            f" {checksum_sql(columns, of_source=False)}"
+            f" from {_files(intent, '*', structure)} group by lake_partition"
+        ).result_rows
+    }
+    planned = {plan.partition: (plan.rows, plan.checksum) for plan in intent.partitions}
+    wrong = sorted(name for name in found.keys() | planned if found.get(name) != planned.get(name))
+    if wrong:
+        name = wrong[0]
+        raise VerificationError(
+            f"batch {intent.batch}: partition {name} was planned with "
+            f"{_described(planned.get(name))} and written with {_described(found.get(name))}; "
+            "the source changed meanwhile, or the files are damaged. Nothing was committed: "
+            "run the offload again"
+        )
+
+
+def _described(rows_and_checksum: tuple[int, int] | None) -> str:
+    if rows_and_checksum is None:
+        return "no rows"
+    rows, checksum = rows_and_checksum
+    return f"{rows} rows (checksum {checksum})"
+
+
+def _groups(partitions: Sequence[PartitionPlan]) -> Iterator[Sequence[PartitionPlan]]:
+    for start in range(0, len(partitions), PARTITIONS_AT_ONCE):
+        yield partitions[start : start + PARTITIONS_AT_ONCE]
+
+
+def _files(intent: Intent, name: str, structure: str = "") -> str:
+    """The table function of a batch's files, for the lake's storage."""
+    location = f"{intent.path}/{name}.parquet"
+    scheme = urlsplit(location).scheme
+    arguments = [
+        quote_string(local_path(location)),
+        "'Parquet'",
+        *([structure] if structure else []),
+    ]
+    if scheme in ("", "file"):
+        return f"file({', '.join(arguments)})"
+    raise OffloadError(
+        f"ClickHouse cannot unload to {scheme}: locations yet; set K2_LAKE_WAREHOUSE to a path"
+    )
+
+
+def local_path(location: str) -> str:
+    """The path of a file: location."""
+    return unquote(urlsplit(location).path)
