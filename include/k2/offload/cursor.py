@@ -6,6 +6,7 @@ Ranges are half-open, (lower, upper]: the row at the token is already in the lak
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,14 @@ class Token:
         """The canonical text: equal tokens have equal texts."""
         document = {"cursor": self.kind, "positions": [list(p) for p in self.positions]}
         return json.dumps(document, separators=(",", ":"), sort_keys=True)
+
+    def describe(self) -> str:
+        """In short, for people: the sum of the offsets, or the time (UTC)."""
+        if self.kind == "kafka_offset":
+            total = sum(int(position[-1]) + 1 for position in self.positions)
+            return f"offset {total:,} over {len(self.positions)} partitions"
+        time = dt.datetime.fromtimestamp(int(self.positions[0][0]) / 1_000_000, dt.UTC)
+        return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def parse_token(text: str, cursor: Cursor) -> Token:

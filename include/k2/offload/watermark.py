@@ -118,6 +118,16 @@ def unaudited_partitions(connection: psycopg.Connection[dict[str, Any]], table: 
     return [row["partition"] for row in rows]
 
 
+def time_spent(connection: psycopg.Connection[dict[str, Any]]) -> dict[str, tuple[int, float]]:
+    """Rows offloaded and seconds taken by all batches of each table."""
+    rows = connection.execute(
+        "select table_name, sum(row_count)::bigint as row_count,"
+        " sum(extract(epoch from committed_at - started_at))::float as seconds"
+        " from offload_batches group by table_name"
+    ).fetchall()
+    return {row["table_name"]: (row["row_count"], row["seconds"]) for row in rows}
+
+
 def record_audit(
     connection: psycopg.Connection[dict[str, Any]],
     partitions: Sequence[tuple[str, str, int, int, bool]],

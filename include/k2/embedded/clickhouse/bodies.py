@@ -6,10 +6,12 @@ import io
 from typing import BinaryIO, Final, Protocol
 
 from k2.embedded.clickhouse import compression
-from k2.embedded.clickhouse.exceptions import BAD_ARGUMENTS, query_error
+from k2.embedded.clickhouse.exceptions import BAD_ARGUMENTS, QueryError, query_error
 
 PIECE: Final = 1 << 20
 _MAX_LINE: Final = 1 << 16
+# Small pieces, because each may grow a thousandfold.
+_ENCODED_PIECE: Final = 1 << 16
 
 
 class Body(Protocol):
@@ -73,25 +75,39 @@ class ChunkedBody:
 
 
 class DecodedBody:
-    """A body with its Content-Encoding taken off."""
+    """A body with its Content-Encoding taken off; frames that follow each other are one body."""
 
     def __init__(self, source: Body, encoding: str) -> None:
         self._source = source
         self._encoding = encoding
         self._decoder = compression.decompressor(encoding)
+        self._begun = False
 
-    def read(self, size: int = PIECE, /) -> bytes:
-        """The next decoded bytes, possibly more than `size`."""
-        while piece := self._source.read(size):
+    def read(self, size: int = _ENCODED_PIECE, /) -> bytes:
+        """The next decoded bytes, possibly more than `size`. Raises QueryError for broken ones."""
+        while piece := self._source.read(min(size, _ENCODED_PIECE)):
             try:
-                decoded = self._decoder.decompress(piece)
+                decoded = self._decode(piece)
             except compression.ERRORS as error:
-                raise query_error(
-                    BAD_ARGUMENTS, f"The body is not {self._encoding}: {error}."
-                ) from None
+                raise self._broken(str(error)) from None
             if decoded:
                 return decoded
+        if self._begun and not self._decoder.eof:
+            raise self._broken("it ends too early")
         return b""
+
+    def _decode(self, piece: bytes) -> bytes:
+        decoded = b""
+        while piece:
+            if self._decoder.eof:
+                self._decoder = compression.decompressor(self._encoding)
+            self._begun = True
+            decoded += self._decoder.decompress(piece)
+            piece = (self._decoder.unused_data or b"") if self._decoder.eof else b""
+        return decoded
+
+    def _broken(self, why: str) -> QueryError:
+        return query_error(BAD_ARGUMENTS, f"The body is not valid {self._encoding}: {why}.")
 
 
 class BodyFile(io.RawIOBase):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 from backports import zstd
 
 from k2.embedded.clickhouse.exceptions import BAD_ARGUMENTS, NOT_IMPLEMENTED, query_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Compressor(Protocol):
@@ -23,6 +25,12 @@ class Compressor(Protocol):
 
 class Decompressor(Protocol):
     """What every decoder offers; each piece of input gives all of its output."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes | None: ...
 
     def decompress(self, data: bytes, /) -> bytes: ...
 
@@ -42,26 +50,23 @@ class _Lz4Compressor:
         return header + bytes(self._frame.flush())
 
 
-class _BrotliDecompressor:
-    def __init__(self, module: Any) -> None:
-        self._decoder = module.Decompressor()
+class _Brotli:
+    unused_data = b""
+
+    def __init__(self) -> None:
+        try:
+            self._decoder: Any = importlib.import_module("brotli").Decompressor()
+        except ImportError:
+            raise query_error(
+                NOT_IMPLEMENTED, "Content-Encoding br needs the Python package brotli."
+            ) from None
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._decoder.is_finished())
 
     def decompress(self, data: bytes, /) -> bytes:
         return bytes(self._decoder.process(data))
-
-
-class _Identity:
-    def decompress(self, data: bytes, /) -> bytes:
-        return data
-
-
-def _brotli() -> Decompressor:
-    try:
-        return _BrotliDecompressor(importlib.import_module("brotli"))
-    except ImportError:
-        raise query_error(
-            NOT_IMPLEMENTED, "Content-Encoding br needs the Python package brotli."
-        ) from None
 
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -73,14 +78,12 @@ _COMPRESSORS: Final[dict[str, Callable[[], Compressor]]] = {
     "deflate": lambda: zlib.compressobj(1),
 }
 _DECOMPRESSORS: Final[dict[str, Callable[[], Decompressor]]] = {
-    "": _Identity,
-    "identity": _Identity,
     "lz4": lz4.frame.LZ4FrameDecompressor,
     "zstd": zstd.ZstdDecompressor,
     "gzip": lambda: zlib.decompressobj(_GZIP),
     "x-gzip": lambda: zlib.decompressobj(_GZIP),
     "deflate": zlib.decompressobj,
-    "br": _brotli,
+    "br": _Brotli,
 }
 ERRORS: Final = (zlib.error, zstd.ZstdError, RuntimeError, EOFError)
 
@@ -104,7 +107,7 @@ def decompressor(encoding: str) -> Decompressor:
     """A new decoder for a Content-Encoding header. Raises QueryError for an unknown one."""
     make = _DECOMPRESSORS.get(encoding.strip().lower())
     if make is None:
-        known = ", ".join(name for name in _DECOMPRESSORS if name)
+        known = ", ".join(_DECOMPRESSORS)
         raise query_error(
             BAD_ARGUMENTS, f"Unknown Content-Encoding {encoding!r}; known are {known}."
         )

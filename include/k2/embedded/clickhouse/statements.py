@@ -7,12 +7,15 @@ heredocs are skipped as ClickHouse's own lexer skips them.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from k2.embedded.clickhouse.exceptions import SYNTAX_ERROR, query_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TOKEN: Final = re.compile(
     rb"""
@@ -151,8 +154,7 @@ def parse(sql: bytes) -> Statement:
     if not found or keyword not in _WITH_RESULT:
         return Statement(keyword, text)
     writes_file = any(
-        (a.text, b.text, a.depth) == ("INTO", "OUTFILE", 0)
-        for a, b in zip(found, found[1:], strict=False)
+        (a.text, b.text, a.depth) == ("INTO", "OUTFILE", 0) for a, b in itertools.pairwise(found)
     )
     clause = None if writes_file else _format_clause(found)
     if clause is None:

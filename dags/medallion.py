@@ -1,0 +1,88 @@
+"""
+### Medallion
+
+Every 15 minutes: what arrived becomes Silver and Gold, and every table is offloaded to Iceberg.
+
+Three groups, one after the other: **bronze**, **silver**, **gold**. In each, dbt builds and tests
+the layer, then one Spark job for each table of the registry offloads what is new, then the
+layer's new partitions are audited, ClickHouse against Iceberg.
+
+Every task can be cleared and rerun at any time: dbt settles only what changed, an offload goes on
+from the token inside Iceberg, and an audit only reads.
+
+| task | what to do when it fails |
+|---|---|
+| `dbt` | its log names the model or the test; correct it and clear the task |
+| `offload` | its log says in one line what stopped it; nothing was committed; clear the task |
+| `audit` | its log names table and partition; see *Audit differs* in `docs/runbook.md` |
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, TaskGroup, chain, task
+
+from k2.registry import Layer, registry
+
+PROJECT = Path(__file__).resolve().parent.parent
+DBT = {
+    Layer.BRONZE: "dbt test --select source:bronze",
+    Layer.SILVER: "dbt build --select silver",
+    Layer.GOLD: "dbt build --select gold",
+}
+
+
+@task
+def audit(layer: str) -> None:
+    """Compare the partitions that were written since their last audit."""
+    import os
+
+    from k2.offload.audit import audit_table, require_equal
+    from k2.settings import load_settings
+
+    settings = load_settings(os.environ)
+    tables = registry().layer(Layer(layer))
+    require_equal([audit_table(settings, table, only_new=True) for table in tables])
+
+
+with DAG(
+    dag_id="medallion",
+    description="Trades to Silver and Gold, and every table to Iceberg",
+    doc_md=__doc__,
+    schedule="*/15 * * * *",
+    start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["k2", "offload"],
+    default_args={
+        "owner": "k2",
+        "retries": 2,
+        "retry_delay": dt.timedelta(seconds=15),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": dt.timedelta(minutes=5),
+        "execution_timeout": dt.timedelta(hours=1),
+    },
+) as medallion:
+    groups = []
+    for layer in Layer:
+        with TaskGroup(layer.value) as group:
+            dbt = BashOperator(
+                task_id="dbt",
+                bash_command=DBT[layer],
+                cwd=str(PROJECT / "dbt_project"),
+                append_env=True,
+            )
+            offload = SparkSubmitOperator.partial(
+                task_id="offload",
+                application=str(PROJECT / "include" / "k2" / "jobs" / "offload.py"),
+                conn_id="spark_default",
+                pool="offload",
+                map_index_template="{{ task.application_args[0] }}",
+            ).expand(application_args=[[table.name] for table in registry().layer(layer)])
+            chain(dbt, offload, audit(layer.value))
+        groups.append(group)
+    chain(*groups)

@@ -1,0 +1,325 @@
+"""The command line `k2`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from k2 import terminal
+from k2.embedded.state import read_state, running_owner, state_directory
+from k2.errors import K2Error, SettingsError
+from k2.ingest.simulation import Simulation
+from k2.logs import configure_logs
+from k2.registry import registry
+from k2.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from k2.ingest.sources import TradesFile
+
+app = typer.Typer(
+    help="Crypto trades from Kafka to ClickHouse (bronze, silver, gold) and to Apache Iceberg.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Trades = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trades",
+        metavar="EXCHANGE:MARKET=PATH",
+        help="An archive file of the exchange, csv or zip. Can be given several times.",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Send broken archive rows to the dead letters.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the simulator; the same gives the same trades.")]
+Count = Annotated[int, typer.Option(min=1, help="Trades to simulate, over all exchanges.")]
+Hours = Annotated[float, typer.Option(min=0.1, help="Hours that the simulated trades span.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class Queue(StrEnum):
+    """What Bronze reads from."""
+
+    KAFKA = "kafka"
+    EMBEDDED = "embedded"
+
+
+@app.command()
+def demo(
+    trades: Trades = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 1,
+    count: Count = Simulation.trades,
+    hours: Hours = Simulation.hours,
+    json: Json = False,
+) -> None:
+    """Run everything once: trades to candles to Iceberg, audited; then stop the stack.
+
+    Example: k2 demo --trades binance:XRPETH=XRPETH-aggTrades.csv
+    """
+    from k2.demo import prepare, results, run_medallion
+    from k2.embedded.stack import running_engines
+
+    files = _trades_files(trades)
+    with running_engines(state_directory(), terminal.say) as stack:
+        prepare(stack, registry(), terminal.say)
+        _feed(stack.settings, files, Simulation(seed, count, hours), skip_bad=skip_bad)
+        run_medallion(stack, terminal.say)
+        tables = results(stack.settings, registry())
+    if json:
+        terminal.show_json(tables)
+    else:
+        terminal.show_table(
+            "ClickHouse and Iceberg",
+            ["table", "rows in ClickHouse", "rows in Iceberg", "equal", "seconds", "rows/s"],
+            [list(asdict(table).values()) for table in tables],
+        )
+    if not all(table.equal for table in tables):
+        raise K2Error("not every table is equal in ClickHouse and Iceberg")
+
+
+@app.command()
+def up() -> None:
+    """Start the stack with Airflow's UI and stay until Ctrl-C or 'k2 down'.
+
+    Example: k2 up
+    """
+    from k2.demo import prepare
+    from k2.embedded import airflow
+    from k2.embedded.stack import running_engines
+
+    with running_engines(state_directory(), terminal.say) as stack:
+        prepare(stack, registry(), terminal.say)
+        stack.airflow().unpause("medallion")
+        state = stack.state
+        terminal.say(f"Airflow:    {stack.airflow_address}")
+        terminal.say(f"            user {airflow.USER}, password {state.airflow_password}")
+        terminal.say(f"ClickHouse: http://127.0.0.1:{state.clickhouse_port}")
+        terminal.say(f"            user k2, password {state.clickhouse_password}")
+        terminal.say(f"PostgreSQL: 127.0.0.1:{state.postgres_port}, databases k2, lake, airflow")
+        terminal.say(f"            user k2, password {state.postgres_password}")
+        terminal.say("Feed trades with 'k2 replay'. Stop with Ctrl-C or 'make down'.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            terminal.say("stopping")
+
+
+@app.command()
+def down() -> None:
+    """Stop the stack, wherever it was started.
+
+    Example: k2 down
+    """
+    from k2.embedded.stack import stop
+
+    terminal.say("stopped" if stop(state_directory()) else "no stack was running")
+
+
+@app.command()
+def init(
+    queue: Annotated[
+        Queue, typer.Option(help="kafka: read the topics; embedded: take inserts.")
+    ] = Queue.EMBEDDED,
+    broker: Annotated[
+        str | None, typer.Option(help="Kafka bootstrap servers, with --queue kafka.")
+    ] = None,
+) -> None:
+    """Create Bronze, Silver, Gold, the watermarks and the Iceberg tables, where missing.
+
+    Example: k2 init
+    """
+    from k2.initialise import initialise
+
+    initialise(
+        _settings(),
+        registry(),
+        queue=queue.value,
+        state=state_directory() / "dbt",
+        say=terminal.say,
+        broker=broker,
+    )
+
+
+@app.command()
+def replay(
+    trades: Trades = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 1,
+    count: Count = Simulation.trades,
+    hours: Hours = Simulation.hours,
+) -> None:
+    """Feed trades into the queues as raw messages: of archive files, or simulated.
+
+    Example: k2 replay --trades kraken:BCHEUR=BCHEUR.csv
+    """
+    files = _trades_files(trades)
+    _feed(_settings(), files, Simulation(seed, count, hours), skip_bad=skip_bad)
+
+
+@app.command()
+def offload(table: Annotated[str, typer.Argument(help="A table of the registry.")]) -> None:
+    """Offload what is new in one table, as the DAG does: one Spark job.
+
+    Example: k2 offload silver_trades
+    """
+    import k2.jobs
+
+    name = registry().table(table).name
+    job = Path(k2.jobs.__file__).parent / "offload.py"
+    submit = str(Path(sys.executable).parent / "spark-submit")
+    done = subprocess.run([submit, "--master", "local[2]", str(job), name], env=_environment())
+    if done.returncode != 0:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    table: Annotated[str | None, typer.Argument(help="One table; all without it.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare ClickHouse and Iceberg by partition: rows and checksums.
+
+    Example: k2 audit ohlcv_1m
+    """
+    from k2.offload.audit import audit_table, require_equal
+
+    settings = _settings()
+    tables = [registry().table(table)] if table else list(registry().tables)
+    audits = [audit_table(settings, one) for one in tables]
+    if json:
+        terminal.show_json(audits)
+    else:
+        terminal.show_table(
+            "Audit",
+            ["table", "partitions", "rows in ClickHouse", "rows in Iceberg", "equal", "waiting"],
+            [
+                [
+                    one.table,
+                    len(one.partitions),
+                    one.clickhouse_rows,
+                    one.iceberg_rows,
+                    one.equal,
+                    one.waiting_rows,
+                ]
+                for one in audits
+            ],
+        )
+    require_equal(audits)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show each table's watermark, its lag in rows and seconds, and its last batch.
+
+    Example: k2 status --json
+    """
+    from k2.status import table_statuses
+
+    statuses = table_statuses(_settings(), registry())
+    if json:
+        terminal.show_json(statuses)
+        return
+    terminal.show_table(
+        "Tables",
+        ["table", "watermark", "lag rows", "lag s", "last batch", "rows", "committed (UTC)"],
+        [
+            [
+                one.table,
+                one.watermark_text,
+                one.lag_rows,
+                one.lag_seconds,
+                one.last_batch,
+                one.last_rows,
+                f"{one.last_committed_at:%Y-%m-%d %H:%M:%S}" if one.last_committed_at else None,
+            ]
+            for one in statuses
+        ],
+    )
+
+
+@app.command()
+def sql(query: Annotated[str, typer.Argument(help="A query, passed on as it is.")]) -> None:
+    """Run a query in ClickHouse; a FORMAT clause decides what is printed, else a table.
+
+    Example: k2 sql "select * from k2.ohlcv_1h_view limit 5"
+    """
+    from k2.query import stream_query
+
+    stream_query(_settings().clickhouse, query, sys.stdout.buffer)
+
+
+def main() -> None:
+    """Run the command line; errors of K2 end it with one line and status 1."""
+    configure_logs()
+    try:
+        app()
+    except K2Error as error:
+        terminal.fail(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        terminal.fail("interrupted")
+        sys.exit(130)
+
+
+def _trades_files(arguments: list[str] | None) -> list[TradesFile]:
+    from k2.ingest.sources import parse_trades_argument
+
+    return [parse_trades_argument(argument, registry()) for argument in arguments or []]
+
+
+def _feed(
+    settings: Settings, files: list[TradesFile], simulation: Simulation, *, skip_bad: bool
+) -> None:
+    from k2.trades import feed_files, feed_simulation
+
+    progress = terminal.every(
+        2.0, lambda name, count, seconds: terminal.say(f"  {name}: {count:,} ({seconds:.0f} s)")
+    )
+    feeds = (
+        feed_files(settings, registry(), files, skip_bad=skip_bad, progress=progress)
+        if files
+        else feed_simulation(settings, registry(), simulation, progress=progress)
+    )
+    for name, result in feeds:
+        terminal.say(
+            f"fed {name}: {result.messages:,} messages, {result.dead_letters:,} dead letters, "
+            f"{result.seconds:.1f} s"
+        )
+
+
+def _settings() -> Settings:
+    """Of the environment when it names a ClickHouse, else of the stack that is running."""
+    return load_settings(_environment())
+
+
+def _environment() -> dict[str, str]:
+    if "K2_CLICKHOUSE_HOST" in os.environ:
+        return dict(os.environ)
+    directory = state_directory()
+    state = read_state(directory)
+    if state is None or running_owner(directory) is None:
+        raise SettingsError(
+            "no stack is running; start one with 'make up', or set K2_CLICKHOUSE_HOST and the "
+            "other K2_ variables to reach services of your own"
+        )
+    from k2.embedded.airflow import airflow_environment
+    from k2.embedded.java import java_home
+
+    return airflow_environment(state, directory, java_home())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The jars Spark needs for Iceberg, from Maven Central: `python -m k2.embedded.jars DIR`.
+
+Ivy, which comes with pyspark, fetches them. Each jar has its SHA-256 pinned here; a jar that is
+there and right is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from k2.embedded.java import java_home
+from k2.errors import K2Error, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class JarError(StackError):
+    """A jar cannot be fetched, or is not the one it should be."""
+
+
+@dataclass(frozen=True)
+class Jar:
+    """A jar by its Maven coordinates, with the SHA-256 of the file."""
+
+    organization: str
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """The name Maven gives to the file."""
+        return f"{self.name}-{self.version}.jar"
+
+
+JARS: Final = (
+    Jar(
+        "org.apache.iceberg",
+        "iceberg-spark-runtime-4.1_2.13",
+        "1.12.0",
+        "3123c3798af642dd537230923548e013ef41cc28b6626e5225808cf5670a0f82",
+    ),
+    Jar(
+        "org.postgresql",
+        "postgresql",
+        "42.7.8",
+        "2a32a9dcbc42d67a50ad3a0de5efd102c8d2be46720045f2cbd6689f160ab7c7",
+    ),
+)
+
+
+def fetch(directory: Path, java: Path, jars: Iterable[Jar] = JARS) -> list[Path]:
+    """Make sure that `directory` holds the jars, and return their paths. `java` is a Java home.
+
+    A jar appears under its name only when it is whole and right. Raises JarError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for jar in jars:
+        path = directory / jar.file_name
+        if not (path.exists() and _sha256(path) == jar.sha256):
+            _fetch(jar, path, java)
+        paths.append(path)
+    return paths
+
+
+def _fetch(jar: Jar, path: Path, java: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
+        command = [str(java / "bin" / "java"), "-jar", str(_ivy()), "-error"]
+        command += ["-cache", f"{scratch}/cache", "-types", "jar", "-confs", "default"]
+        command += ["-notransitive", "-dependency", jar.organization, jar.name, jar.version]
+        command += ["-retrieve", f"{scratch}/[artifact]-[revision].[ext]"]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        fetched = Path(scratch) / jar.file_name
+        if answer.returncode != 0 or not fetched.exists():
+            raise JarError(
+                f"Maven Central did not give {jar.organization}:{jar.name}:{jar.version}: "
+                f"check the network, or put {jar.file_name} into {path.parent} yourself."
+            )
+        found = _sha256(fetched)
+        if found != jar.sha256:
+            raise JarError(f"{jar.file_name} has SHA-256 {found}, not {jar.sha256}: not used.")
+        fetched.replace(path)
+
+
+def _ivy() -> Path:
+    spark = importlib.util.find_spec("pyspark")
+    if spark is None or spark.origin is None:
+        raise JarError("Ivy comes with pyspark, which is not installed: install the requirements.")
+    found = sorted((Path(spark.origin).parent / "jars").glob("ivy-*.jar"))
+    if not found:
+        raise JarError(
+            "pyspark holds no ivy jar: pyspark-client overwrote it. Reinstall pyspark of the "
+            "same version."
+        )
+    return found[-1]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: fetch the jars and print their paths."""
+    parser = argparse.ArgumentParser(prog="python -m k2.embedded.jars", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        for path in fetch(options.directory, java_home()):
+            sys.stdout.write(f"{path}\n")
+    except K2Error as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

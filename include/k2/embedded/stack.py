@@ -1,0 +1,182 @@
+"""The whole stack on one machine, without Docker: PostgreSQL, ClickHouse, Airflow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+
+from k2 import airflow_client
+from k2.embedded import airflow, clickhouse, postgres, processes, spark
+from k2.embedded.jars import fetch
+from k2.embedded.java import java_home
+from k2.embedded.state import (
+    HOST,
+    PROJECT,
+    USER,
+    StackState,
+    only_stack,
+    prepare_state,
+    running_owner,
+)
+from k2.errors import StackError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from k2.settings import Settings
+
+AIRFLOW_READY_SECONDS = 120
+DATABASES = ("k2", "lake", "airflow")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack."""
+
+    state: StackState
+    directory: Path
+    java: Path
+
+    @property
+    def settings(self) -> Settings:
+        return self.state.settings(self.directory)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which tasks run."""
+        return airflow.airflow_environment(self.state, self.directory, self.java)
+
+    @property
+    def airflow_address(self) -> str:
+        return f"http://{HOST}:{self.state.airflow_port}"
+
+    def airflow(self) -> airflow_client.Airflow:
+        """A logged-in client of its Airflow."""
+        return airflow_client.login(self.airflow_address, airflow.USER, self.state.airflow_password)
+
+
+@contextmanager
+def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Stack]:
+    """PostgreSQL and ClickHouse, for the duration of the block; then nothing is left behind.
+
+    Raises:
+        StackError: a port is in use, a stack is already running, or an engine does not start.
+    """
+    with only_stack(directory):
+        if left := _stop_everything(directory):
+            say(f"stopped {left} processes that an earlier, killed run had left")
+        java = java_home()
+        jars = directory / "jars"
+        fetch(jars, java)
+        spark.write_configuration(directory / "spark", jars)
+        stack = Stack(prepare_state(directory), directory, java)
+        with _terminated_like_interrupted():
+            try:
+                _start_engines(stack, say)
+                yield stack
+            finally:
+                _stop_everything(directory)
+
+
+def start_airflow(stack: Stack, say: Callable[[str], None]) -> None:
+    """Start Airflow's services and wait until the DAG `medallion` is known.
+
+    Raises:
+        StackError: a service ends or does not answer; the message names its log.
+    """
+    started = time.monotonic()
+    environment = stack.environment
+    airflow.prepare(stack.state, stack.directory, environment)
+    services: dict[str, subprocess.Popen[bytes]] = {}
+    for name, arguments in airflow.SERVICES.items():
+        log = stack.directory / "logs" / f"airflow-{name}.log"
+        services[name] = processes.start(
+            airflow.airflow_command(*arguments),
+            log=log,
+            environment=environment,
+            directory=PROJECT,
+        )
+        processes.note(stack.directory, services[name].pid)
+    _wait_for_airflow(stack, services)
+    say(f"airflow     {stack.airflow_address}  ({time.monotonic() - started:.0f} s)")
+
+
+def stop(directory: Path) -> bool:
+    """Stop the stack that runs on a folder, wherever it was started; whether there was one."""
+    owner = running_owner(directory)
+    if owner is None:
+        return _stop_everything(directory) > 0
+    os.kill(owner, signal.SIGTERM)
+    deadline = time.monotonic() + 120
+    while running_owner(directory) == owner:
+        if time.monotonic() > deadline:
+            raise StackError(f"process {owner} does not stop; end it with 'kill -9 {owner}'")
+        time.sleep(0.1)
+    return True
+
+
+def _start_engines(stack: Stack, say: Callable[[str], None]) -> None:
+    state, directory, logs = stack.state, stack.directory, stack.directory / "logs"
+    started = time.monotonic()
+    postgres.start(
+        directory / "postgres", logs / "postgres.log", state.postgres_port, state.postgres_password
+    )
+    postgres.create_databases(DATABASES, state.postgres_port, state.postgres_password)
+    say(f"postgresql  {HOST}:{state.postgres_port}  ({time.monotonic() - started:.0f} s)")
+    started = time.monotonic()
+    log = logs / "clickhouse.log"
+    server = clickhouse.start(
+        directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
+    )
+    processes.note(directory, server.pid)
+    clickhouse.wait_until_ready(server, state.clickhouse_port, log)
+    say(f"clickhouse  http://{HOST}:{state.clickhouse_port}  ({time.monotonic() - started:.0f} s)")
+
+
+def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + AIRFLOW_READY_SECONDS
+    logs = stack.directory / "logs"
+    while not _knows_medallion(stack):
+        for name, process in services.items():
+            if process.poll() is not None:
+                raise StackError(f"airflow {name} ended at once; see {logs}/airflow-{name}.log")
+        if time.monotonic() > deadline:
+            raise StackError(f"airflow did not become ready; see the logs in {logs}")
+        time.sleep(0.5)
+
+
+def _knows_medallion(stack: Stack) -> bool:
+    try:
+        return stack.airflow().has_dag("medallion")
+    except (StackError, httpx.HTTPError):
+        return False
+
+
+def _stop_everything(directory: Path) -> int:
+    stopped = processes.stop_noted(directory)
+    if postgres.is_running(directory / "postgres"):
+        postgres.stop(directory / "postgres")
+        stopped += 1
+    return stopped
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that the stack is stopped either way."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,161 @@
+"""What the embedded stack keeps under one folder: ports, passwords, process ids and data.
+
+The folder is `.k2/` beside the project's files, or the one that K2_STATE names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k2.errors import StackError
+from k2.settings import ClickHouse, Lake, Postgres, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PROJECT = Path(__file__).resolve().parents[3]
+HOST = "127.0.0.1"
+USER = "k2"
+DEFAULT_PORTS = {"clickhouse": 18123, "postgres": 15432, "airflow": 18080}
+
+
+@dataclass(frozen=True)
+class StackState:
+    """Ports and generated passwords; they live as long as the data does."""
+
+    clickhouse_port: int
+    postgres_port: int
+    airflow_port: int
+    clickhouse_password: str = field(repr=False)
+    postgres_password: str = field(repr=False)
+    airflow_password: str = field(repr=False)
+    airflow_secret: str = field(repr=False)
+    airflow_fernet_key: str = field(repr=False)
+
+    def settings(self, directory: Path) -> Settings:
+        """The settings with which everything else reaches this stack."""
+        return Settings(
+            clickhouse=ClickHouse(HOST, self.clickhouse_port, USER, self.clickhouse_password),
+            postgres=Postgres(HOST, self.postgres_port, USER, self.postgres_password),
+            lake=Lake(warehouse=f"file:{directory / 'lake'}"),
+        )
+
+
+def state_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of the stack's state."""
+    return Path(environment.get("K2_STATE") or PROJECT / ".k2").resolve()
+
+
+def read_state(directory: Path) -> StackState | None:
+    """The state of an earlier start, or None."""
+    path = directory / "stack.json"
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text())
+        return StackState(**{item.name: document[item.name] for item in fields(StackState)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(
+            f"{path} is not readable as the stack's state; remove the folder with 'make clean'"
+        ) from error
+
+
+def prepare_state(directory: Path, environment: Mapping[str, str] = os.environ) -> StackState:
+    """The state for a start: passwords of the earlier one, ports as asked for now.
+
+    A port comes from K2_CLICKHOUSE_PORT, K2_POSTGRES_PORT or K2_AIRFLOW_PORT; 0 takes a free one.
+
+    Raises:
+        StackError: a port is in use.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    earlier = read_state(directory)
+    passwords = {
+        name: getattr(earlier, name) if earlier else secrets.token_urlsafe(18)
+        for name in ("clickhouse_password", "postgres_password", "airflow_password")
+    }
+    state = StackState(
+        **{f"{service}_port": choose_port(service, environment) for service in DEFAULT_PORTS},
+        **passwords,
+        airflow_secret=earlier.airflow_secret if earlier else secrets.token_urlsafe(32),
+        airflow_fernet_key=earlier.airflow_fernet_key if earlier else _fernet_key(),
+    )
+    _write_private(directory / "stack.json", json.dumps(asdict(state), indent=2))
+    return state
+
+
+def choose_port(service: str, environment: Mapping[str, str]) -> int:
+    """The port of a service: the one asked for, the usual one, or for 0 any free one."""
+    variable = f"K2_{service.upper()}_PORT"
+    text = environment.get(variable) or str(DEFAULT_PORTS[service])
+    if not text.isdigit() or int(text) > 65535:
+        raise StackError(f"{variable} is '{text}'; it must be a port number, or 0 for a free one")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError as error:
+            raise StackError(
+                f"port {text} for {service} cannot be used ({error.strerror}); stop what uses it, "
+                f"or set {variable} to another port (0 takes a free one)"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def only_stack(directory: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    Raises:
+        StackError: another process has a stack running on it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StackError(
+                f"a stack is already running on {directory}; stop it with 'make down'"
+            ) from error
+        write_owner(directory, os.getpid())
+        yield
+
+
+def write_owner(directory: Path, process: int) -> None:
+    """Note the process that runs the stack."""
+    (directory / "owner.pid").write_text(str(process))
+
+
+def running_owner(directory: Path) -> int | None:
+    """The process that has a stack running on the folder, or None."""
+    path = directory / "lock"
+    if not path.exists():
+        return None
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return int((directory / "owner.pid").read_text())
+    return None
+
+
+def _fernet_key() -> str:
+    from cryptography.fernet import Fernet
+
+    return Fernet.generate_key().decode()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(path)

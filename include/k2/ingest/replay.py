@@ -1,0 +1,244 @@
+"""Feeding raw messages into a queue of the embedded stack, as a topic of Kafka would deliver them.
+
+Bronze itself remembers how far a feed came: offsets go on after the highest one that it or the
+dead letters hold. So a feed that was killed is simply run again; its trades arrive twice then,
+which Silver is made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from k2.clickhouse import quote_identifier
+from k2.errors import IngestError
+from k2.ingest.archives import BadRow
+from k2.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+    from k2.ingest.messages import Message
+    from k2.registry import Exchange, Registry
+
+PARTITIONS = 4
+BATCH_MESSAGES = 50_000
+
+
+class FeedError(IngestError):
+    """Messages cannot be fed into a queue."""
+
+
+@dataclass(frozen=True)
+class FeedResult:
+    """What a feed did: messages put into the queue, rows put straight into the dead letters."""
+
+    messages: int
+    dead_letters: int
+    seconds: float
+
+
+@dataclass
+class _Batch:
+    """Columns of one insert into the queue, and bad rows that never were messages."""
+
+    texts: list[str] = field(default_factory=list)
+    partitions: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    bad: list[tuple[int, int, BadRow]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts) + len(self.bad)
+
+
+def feed(
+    client: Client,
+    registry: Registry,
+    exchange: str,
+    messages: Iterable[Message | BadRow],
+    *,
+    conninfo: str,
+    database: str = "k2",
+    batch_messages: int = BATCH_MESSAGES,
+    progress: Callable[[int, float], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FeedResult:
+    """Put messages into `trades_{exchange}_queue`, batch by batch, at the next free offsets.
+
+    A market always goes to the same partition. A bad row takes an offset of its market's partition
+    and goes to the dead letters with its reason.
+
+    Args:
+        conninfo: PostgreSQL, where a lock makes sure that one feed an exchange assigns offsets.
+        progress: called after each batch with the messages so far and the seconds so far.
+
+    Raises:
+        FeedError: another feed of the exchange is running, the lock or ClickHouse got lost, or the
+            queue is not there.
+        RegistryError: unknown exchange.
+    """
+    entry = registry.exchange(exchange)
+    began = clock()
+    fed = dead = 0
+    with _only_feed_of(exchange, conninfo) as require_lock:
+        _require_queue(client, database, exchange)
+        next_offsets = _next_offsets(client, database, exchange)
+        for batch in _batches(messages, next_offsets, batch_messages):
+            require_lock()
+            _insert(client, database, entry, batch)
+            fed += len(batch.texts)
+            dead += len(batch.bad)
+            if progress is not None:
+                progress(fed, clock() - began)
+    result = FeedResult(fed, dead, clock() - began)
+    get_logger(exchange=exchange).info(
+        "feed.done", rows=fed, dead_letters=dead, seconds=round(result.seconds, 3)
+    )
+    return result
+
+
+def partition_of(symbol: str) -> int:
+    """The log partition of a market: the same in every process and release."""
+    return zlib.crc32(symbol.encode()) % PARTITIONS
+
+
+def _batches(
+    messages: Iterable[Message | BadRow], next_offsets: dict[int, int], size: int
+) -> Iterator[_Batch]:
+    partitions: dict[str, int] = {}
+    batch = _Batch()
+    for message in messages:
+        symbol = message.symbol
+        partition = partitions.get(symbol)
+        if partition is None:
+            partition = partitions.setdefault(symbol, partition_of(symbol))
+        offset = next_offsets.get(partition, 0)
+        next_offsets[partition] = offset + 1
+        if isinstance(message, BadRow):
+            batch.bad.append((partition, offset, message))
+        else:
+            batch.texts.append(message.text)
+            batch.partitions.append(partition)
+            batch.offsets.append(offset)
+        if len(batch) >= size:
+            yield batch
+            batch = _Batch()
+    if len(batch):
+        yield batch
+
+
+def _insert(client: Client, database: str, exchange: Exchange, batch: _Batch) -> None:
+    try:
+        if batch.texts:
+            count = len(batch.texts)
+            client.insert(
+                f"trades_{exchange.name}_queue",
+                [batch.texts, [exchange.topic] * count, batch.partitions, batch.offsets],
+                column_names=["message", "_topic", "_partition", "_offset"],
+                database=database,
+                column_oriented=True,
+            )
+        if batch.bad:
+            client.insert(
+                "dead_letters",
+                [
+                    (exchange.name, exchange.topic, partition, offset, row.text, row.reason)
+                    for partition, offset, row in batch.bad
+                ],
+                column_names=[
+                    "exchange",
+                    "topic",
+                    "kafka_partition",
+                    "kafka_offset",
+                    "raw_message",
+                    "reason",
+                ],
+                database=database,
+            )
+    except (ClickHouseError, OSError) as error:
+        raise FeedError(
+            f"the feed of {exchange.name} stopped, run it again once ClickHouse is well: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _next_offsets(client: Client, database: str, exchange: str) -> dict[int, int]:
+    """The first free offset of each partition that has any."""
+    schema = quote_identifier(database)
+    bronze = quote_identifier(f"bronze_trades_{exchange}")
+    rows = client.query(
+        "select kafka_partition, max(kafka_offset) + 1 from ("
+        f"select kafka_partition, kafka_offset from {schema}.{bronze} "
+        f"union all select kafka_partition, kafka_offset from {schema}.dead_letters "
+        "where exchange = {exchange:String}) group by kafka_partition",
+        parameters={"exchange": exchange},
+    ).result_rows
+    return {int(partition): int(offset) for partition, offset in rows}
+
+
+def _require_queue(client: Client, database: str, exchange: str) -> None:
+    """A message that no view reads would be lost: the whole way to Bronze must be there."""
+    needed = [f"trades_{exchange}_queue", f"trades_{exchange}_checked_mv"]
+    needed += [f"bronze_trades_{exchange}_mv", f"bronze_trades_{exchange}_dead_letters_mv"]
+    try:
+        rows = client.query(
+            "select name, engine from system.tables where database = {database:String}",
+            parameters={"database": database},
+        ).result_rows
+    except (ClickHouseError, OSError) as error:
+        raise FeedError(f"ClickHouse cannot be used: {_first_line(error)}") from error
+    engines = {str(name): str(engine) for name, engine in rows}
+    missing = [name for name in needed if name not in engines]
+    if missing:
+        raise FeedError(
+            f"{database}.{missing[0]} is not there, so messages would be lost; run 'k2 init' first"
+        )
+    if engines[needed[0]] != "Null":
+        raise FeedError(
+            f"{database}.{needed[0]} reads from Kafka; produce the messages to its topic instead"
+        )
+
+
+@contextmanager
+def _only_feed_of(exchange: str, conninfo: str) -> Iterator[Callable[[], None]]:
+    """Hold the exchange's lock; PostgreSQL frees it when this process ends, however it ends.
+
+    Gives a function that raises FeedError once the lock is lost.
+    """
+    digest = hashlib.sha256(f"k2.feed.{exchange}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    try:
+        connection = psycopg.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise FeedError(
+            f"PostgreSQL, which locks the feed of {exchange}, cannot be used: {_first_line(error)}"
+        ) from error
+
+    def require_lock() -> None:
+        try:
+            connection.execute("select 1")
+        except psycopg.OperationalError as error:
+            raise FeedError(
+                f"the feed of {exchange} lost its lock in PostgreSQL and stopped; run it again"
+            ) from error
+
+    with connection:
+        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
+        if row is None or not row[0]:
+            raise FeedError(
+                f"another feed of {exchange} is running; wait for it to end, then run this again"
+            )
+        yield require_lock
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
