@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FINISHED = frozenset({"success", "failed"})
+SHOWN = FINISHED | {"running", "up_for_retry", "upstream_failed", "skipped"}
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task instance of a run: its label is the mapped table's name, if it has one."""
+    """One task instance of a run; a mapped one has an index, and a label once it has begun."""
 
     task: str
+    index: int
     label: str
     state: str
     seconds: float | None
@@ -54,6 +56,7 @@ class Airflow:
         return [
             TaskState(
                 task=item["task_id"],
+                index=item["map_index"],
                 label=item.get("rendered_map_index") or "",
                 state=item["state"] or "waiting",
                 seconds=item["duration"],
@@ -99,19 +102,21 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     interval: float = 1.0,
 ) -> Iterator[TaskState]:
-    """Every change of a task's state until the run has ended; ends with the run's own state.
+    """Every task that begins or ends, as it happens, until the run has ended.
 
     The last item is the run itself: its task is empty.
     """
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, int], str] = {}
     while True:
         state = airflow.run_state(dag, run)
         for task in airflow.tasks(dag, run):
-            key = (task.task, task.label)
-            if seen.get(key) != task.state and task.state != "waiting":
+            key = (task.task, task.index)
+            # A mapped task that begins has no label for a moment.
+            nameless = task.index >= 0 and not task.label
+            if task.state in SHOWN and seen.get(key) != task.state and not nameless:
                 seen[key] = task.state
                 yield task
         if state in FINISHED:
-            yield TaskState("", "", state, None)
+            yield TaskState("", -1, "", state, None)
             return
         sleep(interval)

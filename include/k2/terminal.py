@@ -20,7 +20,7 @@ err = Console(stderr=True, highlight=False)
 
 def say(line: str) -> None:
     """A line about what is being done; on standard error, so that results stay clean."""
-    err.print(line, markup=False)
+    err.print(line, markup=False, soft_wrap=True)
 
 
 def fail(reason: str) -> None:

@@ -47,7 +47,7 @@ def stop_noted(directory: Path) -> int:
     stopped = 0
     for process, created in reversed(_noted(directory)):
         try:
-            found = psutil.Process(process)
+            found = psutil.Process(int(process))
         except psutil.NoSuchProcess:
             continue
         if abs(found.create_time() - created) < 1:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.fernet import Fernet
+
 from k2.errors import StackError
 from k2.settings import ClickHouse, Lake, Postgres, Settings
 
@@ -78,15 +80,16 @@ def prepare_state(directory: Path, environment: Mapping[str, str] = os.environ) 
     """
     directory.mkdir(parents=True, exist_ok=True)
     earlier = read_state(directory)
-    passwords = {
-        name: getattr(earlier, name) if earlier else secrets.token_urlsafe(18)
-        for name in ("clickhouse_password", "postgres_password", "airflow_password")
-    }
+    fernet_key = earlier.airflow_fernet_key if earlier else Fernet.generate_key().decode()
     state = StackState(
-        **{f"{service}_port": choose_port(service, environment) for service in DEFAULT_PORTS},
-        **passwords,
-        airflow_secret=earlier.airflow_secret if earlier else secrets.token_urlsafe(32),
-        airflow_fernet_key=earlier.airflow_fernet_key if earlier else _fernet_key(),
+        clickhouse_port=choose_port("clickhouse", environment),
+        postgres_port=choose_port("postgres", environment),
+        airflow_port=choose_port("airflow", environment),
+        clickhouse_password=earlier.clickhouse_password if earlier else _password(),
+        postgres_password=earlier.postgres_password if earlier else _password(),
+        airflow_password=earlier.airflow_password if earlier else _password(),
+        airflow_secret=earlier.airflow_secret if earlier else _password(),
+        airflow_fernet_key=fernet_key,
     )
     _write_private(directory / "stack.json", json.dumps(asdict(state), indent=2))
     return state
@@ -147,10 +150,8 @@ def running_owner(directory: Path) -> int | None:
     return None
 
 
-def _fernet_key() -> str:
-    from cryptography.fernet import Fernet
-
-    return Fernet.generate_key().decode()
+def _password() -> str:
+    return secrets.token_urlsafe(24)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -10,7 +10,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-
 from k2.clickhouse import connect
 from k2.errors import OffloadError
 from k2.offload import watermark

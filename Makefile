@@ -1,0 +1,59 @@
+# K2, without Docker. `make help` lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint format lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the virtual environment and install what is locked
+
+$(READY): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+		|| { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "setting up $(VENV) (a minute or two, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --requirement requirements-dev.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## run everything once: trades to candles to Iceberg, audited (ARGS="--trades ...")
+	@$(BIN)/k2 demo $(ARGS)
+
+up: $(READY) ## start the stack with Airflow's UI, and stay
+	@$(BIN)/k2 up $(ARGS)
+
+down: $(READY) ## stop the stack from another terminal
+	@$(BIN)/k2 down
+
+test: $(READY) ## run all tests (ARGS="-k candles")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style, types and SQL
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar --nocolor dbt_project/models dbt_project/tests
+	$(BIN)/sqlfluff lint --disable-progress-bar --nocolor --templater placeholder include/clickhouse
+
+format: $(READY) ## format Python
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+lock: $(READY) ## resolve the versions of requirements*.txt anew from pyproject.toml
+	@$(UV) pip compile --quiet --python-version 3.11 --no-annotate --extra dev \
+		--output-file requirements-dev.txt pyproject.toml
+	@$(UV) pip compile --quiet --python-version 3.11 --no-annotate --constraint requirements-dev.txt \
+		--output-file requirements.txt pyproject.toml
+
+clean: ## stop the stack and remove its state
+	@test ! -x $(BIN)/k2 || $(BIN)/k2 down
+	@rm -rf .k2
