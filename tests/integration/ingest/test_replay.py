@@ -1,0 +1,197 @@
+"""Feeding the embedded queues: offsets, the lock, crashes, real trades."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k2.errors import RegistryError
+from k2.ingest.archives import BadRow
+from k2.ingest.messages import Message
+from k2.ingest.replay import FeedError, feed, partition_of
+from k2.ingest.sources import TradesFile, archive_messages
+from k2.registry import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .conftest import Bronze
+
+SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+def shared(name: str) -> Path:
+    path = SHARED_DATA / name
+    if not path.is_file():
+        pytest.skip(f"the real trades of {path} are not here")
+    return path
+
+
+def message(number: int, symbol: str = "BTCUSDT") -> Message:
+    return Message(
+        symbol,
+        f'{{"e":"trade","E":1700000000000,"s":"{symbol}","t":{number},"p":"1","q":"1",'
+        '"T":1700000000000,"m":true,"M":true}',
+    )
+
+
+def feed_binance(
+    bronze: Bronze, conninfo: str, messages: Iterable[Message | BadRow], batch: int = 2
+) -> tuple[int, int]:
+    result = feed(
+        bronze.client,
+        registry(),
+        "binance",
+        messages,
+        conninfo=conninfo,
+        database=bronze.database,
+        batch_messages=batch,
+    )
+    return result.messages, result.dead_letters
+
+
+def log(bronze: Bronze) -> list[tuple[object, ...]]:
+    return bronze.rows(
+        "select kafka_offset, sequence_number from {db}.bronze_trades_binance order by kafka_offset"
+    )
+
+
+def test_a_market_keeps_its_partition_and_offsets_go_on(bronze: Bronze, conninfo: str) -> None:
+    messages = [message(1), message(2, "ETHUSDT"), message(3)]
+    assert partition_of("BTCUSDT") != partition_of("ETHUSDT")
+    assert feed_binance(bronze, conninfo, messages) == (3, 0)
+    assert feed_binance(bronze, conninfo, messages) == (3, 0)
+    rows = bronze.rows(
+        "select symbol, any(kafka_partition), groupArray(kafka_offset) from "
+        "(select * from {db}.bronze_trades_binance order by kafka_offset) group by symbol "
+        "order by symbol"
+    )
+    assert rows == [
+        ("BTCUSDT", partition_of("BTCUSDT"), [0, 1, 2, 3]),
+        ("ETHUSDT", partition_of("ETHUSDT"), [0, 1]),
+    ]
+
+
+def test_a_feed_that_died_is_run_again_and_no_offset_is_given_twice(
+    bronze: Bronze, conninfo: str
+) -> None:
+    def dying() -> Iterator[Message]:
+        yield from (message(number) for number in range(5))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        feed_binance(bronze, conninfo, dying())
+    assert log(bronze) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    feed_binance(bronze, conninfo, [message(number) for number in range(6)])
+    assert log(bronze)[4:] == [(offset, offset - 4) for offset in range(4, 10)]
+
+
+def test_a_message_after_a_dead_letter_takes_the_next_offset(bronze: Bronze, conninfo: str) -> None:
+    feed_binance(bronze, conninfo, [message(1), Message("BTCUSDT", "junk")])
+    feed_binance(bronze, conninfo, [message(2)])
+    assert log(bronze) == [(0, 1), (2, 2)]
+
+
+def test_a_skipped_row_of_an_archive_is_a_dead_letter(bronze: Bronze, conninfo: str) -> None:
+    bad = BadRow("BTCUSDT", "7,zero,1", "a.csv:2: price is not a positive number: 'zero'")
+    assert feed_binance(bronze, conninfo, [message(1), bad, message(2)]) == (2, 1)
+    assert log(bronze) == [(0, 1), (2, 2)]
+    assert bronze.rows(
+        "select exchange, topic, kafka_partition, kafka_offset, raw_message, reason "
+        "from {db}.dead_letters"
+    ) == [
+        (
+            "binance",
+            registry().exchange("binance").topic,
+            partition_of("BTCUSDT"),
+            1,
+            bad.text,
+            bad.reason,
+        )
+    ]
+
+
+def test_a_second_feed_of_an_exchange_ends_at_once(bronze: Bronze, conninfo: str) -> None:
+    def feeding_while_another_starts() -> Iterator[Message]:
+        yield message(1)
+        with pytest.raises(FeedError, match="another feed of binance is running"):
+            feed_binance(bronze, conninfo, [message(2)])
+        yield message(3)
+
+    feed_binance(bronze, conninfo, feeding_while_another_starts())
+    assert log(bronze) == [(0, 1), (1, 3)]
+
+
+def test_progress_tells_messages_and_seconds(bronze: Bronze, conninfo: str) -> None:
+    seen: list[tuple[int, float]] = []
+    ticks = iter(range(100))
+    feed(
+        bronze.client,
+        registry(),
+        "binance",
+        [message(number) for number in range(5)],
+        conninfo=conninfo,
+        database=bronze.database,
+        batch_messages=2,
+        progress=lambda count, seconds: seen.append((count, seconds)),
+        clock=lambda: float(next(ticks)),
+    )
+    assert seen == [(2, 1.0), (4, 2.0), (5, 3.0)]
+
+
+def test_without_the_whole_way_to_bronze_nothing_is_fed(bronze: Bronze, conninfo: str) -> None:
+    bronze.client.command(f"drop table {bronze.database}.bronze_trades_binance_mv sync")
+    with pytest.raises(FeedError, match="bronze_trades_binance_mv is not there"):
+        feed_binance(bronze, conninfo, [message(1)])
+
+
+def test_postgresql_out_of_reach_is_one_clear_error(bronze: Bronze) -> None:
+    with pytest.raises(FeedError, match="PostgreSQL, which locks the feed of binance") as caught:
+        feed_binance(bronze, "postgresql://k2:x@127.0.0.1:1/k2", [message(1)])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_exchange_is_one_clear_error(bronze: Bronze, conninfo: str) -> None:
+    with pytest.raises(RegistryError, match="unknown exchange 'bitstamp'"):
+        feed(bronze.client, registry(), "bitstamp", [], conninfo=conninfo)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "symbol", "name", "columns"),
+    [
+        ("binance", "XRPETH", "XRPETH-aggTrades-2019-10-11.csv", (1, 2)),
+        ("kraken", "BCH/EUR", "BCHEUR.csv", (1, 2)),
+    ],
+)
+def test_real_trades_arrive_one_by_one_with_every_digit(
+    bronze: Bronze,
+    conninfo: str,
+    exchange: str,
+    symbol: str,
+    name: str,
+    columns: tuple[int, int],
+) -> None:
+    path = shared(name)
+    with path.open() as file:
+        rows = [row for row in csv.reader(file) if row[0].isdigit()]
+    feed(
+        bronze.client,
+        registry(),
+        exchange,
+        archive_messages(TradesFile(exchange, symbol, path)),
+        conninfo=conninfo,
+        database=bronze.database,
+    )
+    arrived = bronze.rows(
+        f"select price, quantity from {{db}}.bronze_trades_{exchange} final "
+        "where symbol = '" + symbol + "' order by kafka_offset, sequence_number"
+    )
+    assert arrived == [tuple(Decimal(row[column]) for column in columns) for row in rows]
+    assert bronze.rows(
+        f"select uniqExact(sequence_number) from {{db}}.bronze_trades_{exchange}"
+    ) == [(len(rows),)]
+    assert bronze.reasons() == []
