@@ -29,11 +29,7 @@ from airflow.sdk import DAG, TaskGroup, chain, task
 from k2.registry import Layer, registry
 
 PROJECT = Path(__file__).resolve().parent.parent
-DBT = {
-    Layer.BRONZE: "dbt test --select source:bronze",
-    Layer.SILVER: "dbt build --select silver",
-    Layer.GOLD: "dbt build --select gold",
-}
+DBT = "dbt build --select {layer} --exclude-resource-type unit_test"
 
 
 @task
@@ -72,7 +68,7 @@ with DAG(
         with TaskGroup(layer.value) as group:
             dbt = BashOperator(
                 task_id="dbt",
-                bash_command=DBT[layer],
+                bash_command=DBT.format(layer=layer.value),
                 cwd=str(PROJECT / "dbt_project"),
                 append_env=True,
             )

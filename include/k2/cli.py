@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -263,7 +264,7 @@ def sql(query: Annotated[str, typer.Argument(help="A query, passed on as it is."
 
 def main() -> None:
     """Run the command line; errors of K2 end it with one line and status 1."""
-    configure_logs()
+    configure_logs(logging.WARNING)
     try:
         app()
     except K2Error as error:

@@ -38,8 +38,11 @@ def initialise(
     with connect(settings.clickhouse, database="default") as client:
         create_bronze(client, registry, queue=queue, broker=broker)
     say("bronze tables and their queues are there")
-    for command in ("seed", "run"):
-        run_dbt([command, "--quiet"], settings, state=state)
+    run_dbt(
+        ["build", "--quiet", "--resource-type", "seed", "--resource-type", "model"],
+        settings,
+        state=state,
+    )
     say("silver and gold models are there")
     with watermark.connect(settings.postgres) as postgres:
         watermark.migrate(postgres)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 
-def configure_logs(*, debug: bool = False) -> None:
-    """Set the format once a process. Times are UTC."""
+def configure_logs(level: int = logging.INFO) -> None:
+    """Set format and level once a process. Times are UTC."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -21,9 +21,7 @@ def configure_logs(*, debug: bool = False) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -70,7 +70,7 @@ def _stream(
     """Run dbt to its end: its exit status and the last thing it said."""
     last_line = "it said nothing"
     with subprocess.Popen(
-        [sys.executable, "-m", "dbt.cli.main", *arguments],
+        [str(Path(sys.executable).parent / "dbt"), *arguments],
         cwd=DBT_PROJECT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -1,0 +1,57 @@
+{% for exchange in var('exchanges') -%}
+-- depends_on: {{ ref('bronze_' ~ exchange ~ '_to_silver_mv') }}
+{% endfor -%}
+{%- set since = utc(settled_through('ohlcv_1m')) ~ ' - toIntervalMinute(' ~ var('settle_overlap_minutes') ~ ')' -%}
+{%- set until = window_of(utc(settle_until('1m')), '1m') -%}
+with trades as (
+    select * from {{ ref('silver_trades') }}
+),
+
+touched as (
+    select
+        exchange,
+        canonical_symbol,
+        {{ window_of('timestamp', '1m') }} as window_start
+    from trades
+    where ingestion_timestamp >= {{ since }} and timestamp < {{ until }}
+    union distinct
+    select
+        exchange,
+        canonical_symbol,
+        {{ window_of('timestamp', '1m') }} as window_start
+    from trades
+    where timestamp >= {{ window_of(since, '1m') }} and timestamp < {{ until }}
+),
+
+touched_trades as (
+    select
+        exchange,
+        canonical_symbol,
+        timestamp,
+        trade_id,
+        side,
+        price,
+        quantity,
+        quote_volume
+    from trades
+    where (exchange, canonical_symbol, {{ window_of('timestamp', '1m') }}) in (
+        select
+            exchange,
+            canonical_symbol,
+            window_start
+        from touched
+    )
+    {{ first_arrivals() }}
+),
+
+recomputed as (
+    select
+        exchange,
+        canonical_symbol,
+        {{ window_of('timestamp', '1m') }} as window_start,
+        {{ candle_of_trades('touched_trades') }}
+    from touched_trades
+    group by exchange, canonical_symbol, window_start
+),
+
+{{ changed_candles() }}

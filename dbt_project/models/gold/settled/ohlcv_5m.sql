@@ -1,0 +1,1 @@
+{{ settled_from_minutes('5m') }}

@@ -1,0 +1,1 @@
+{{ candles_from_minutes('1d') }}
