@@ -8,7 +8,7 @@
 -- wrong ones to the dead letters: nothing gets lost between two views that judge differently.
 -- A topic carries trades or aggregate trades of a market, not both: their ids are not comparable.
 
-create table if not exists {database}.bronze_trades_binance  -- noqa: PRS (the linter does not know indexes)
+create table if not exists {database}.bronze_trades_binance -- noqa: PRS
 (
     exchange_timestamp DateTime64(3, 'UTC')
         comment 'Time of the trade (T), UTC; microseconds are cut to milliseconds',

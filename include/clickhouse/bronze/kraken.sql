@@ -8,7 +8,7 @@
 -- on to Bronze, wrong ones to the dead letters: nothing gets lost between two views that judge
 -- differently, and a bad trade does not take its neighbours with it.
 
-create table if not exists {database}.bronze_trades_kraken  -- noqa: PRS (the linter does not know indexes)
+create table if not exists {database}.bronze_trades_kraken -- noqa: PRS
 (
     exchange_timestamp DateTime64(3, 'UTC')
         comment 'Time of the trade (timestamp), UTC; microseconds are cut to milliseconds',
