@@ -64,6 +64,11 @@ class Airflow:
             for item in answer["task_instances"]
         ]
 
+    def clear(self, dag: str, run: str) -> None:
+        """Clear every task of a run: the scheduler runs them all again."""
+        body = {"dag_run_id": run, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+        self._call("POST", f"dags/{dag}/clearTaskInstances", body)
+
     def has_dag(self, dag: str) -> bool:
         """Whether the DAG has been parsed."""
         return self.client.get(f"/api/v2/dags/{dag}").status_code == httpx.codes.OK
@@ -111,8 +116,8 @@ def follow(
         state = airflow.run_state(dag, run)
         for task in airflow.tasks(dag, run):
             key = (task.task, task.index)
-            # A mapped task that begins has no label for a moment.
-            nameless = task.index >= 0 and not task.label
+            # A mapped task that begins has only its index for a label, for a moment.
+            nameless = task.index >= 0 and task.label in ("", str(task.index))
             if task.state in SHOWN and seen.get(key) != task.state and not nameless:
                 seen[key] = task.state
                 yield task

@@ -12,7 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import psycopg
 import typer
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from k2 import terminal
 from k2.embedded.state import read_state, running_owner, state_directory
@@ -75,7 +77,7 @@ def demo(
 
     files = _trades_files(trades)
     with running_engines(state_directory(), terminal.say) as stack:
-        prepare(stack, registry(), terminal.say)
+        prepare(stack, registry(), terminal.say, scheduled=False)
         _feed(stack.settings, files, Simulation(seed, count, hours), skip_bad=skip_bad)
         run_medallion(stack, terminal.say)
         tables = results(stack.settings, registry())
@@ -102,7 +104,7 @@ def up() -> None:
     from k2.embedded.stack import running_engines
 
     with running_engines(state_directory(), terminal.say) as stack:
-        prepare(stack, registry(), terminal.say)
+        prepare(stack, registry(), terminal.say, scheduled=True)
         stack.airflow().unpause("medallion")
         state = stack.state
         terminal.say(f"Airflow:    {stack.airflow_address}")
@@ -267,8 +269,8 @@ def main() -> None:
     configure_logs(logging.WARNING)
     try:
         app()
-    except K2Error as error:
-        terminal.fail(str(error))
+    except (K2Error, ClickHouseError, psycopg.Error) as error:
+        terminal.fail(str(error).splitlines()[0] if str(error) else type(error).__name__)
         sys.exit(1)
     except KeyboardInterrupt:
         terminal.fail("interrupted")

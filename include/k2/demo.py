@@ -40,10 +40,12 @@ class TableResult:
     rows_per_second: int
 
 
-def prepare(stack: Stack, registry: Registry, say: Callable[[str], None]) -> None:
-    """Create all tables, and start Airflow."""
+def prepare(
+    stack: Stack, registry: Registry, say: Callable[[str], None], *, scheduled: bool
+) -> None:
+    """Create all tables, and start Airflow, with the DAG's schedule or without."""
     initialise(stack.settings, registry, queue="embedded", state=stack.directory / "dbt", say=say)
-    start_airflow(stack, say)
+    start_airflow(stack, say, scheduled=scheduled)
 
 
 def run_medallion(stack: Stack, say: Callable[[str], None]) -> None:

@@ -172,14 +172,16 @@ def load_registry(directory: Path = REGISTRY_DIRECTORY) -> Registry:
         RegistryError: a file is missing or not YAML, or an entry has an unknown key, a wrong
             type, a duplicate name or an unknown exchange. The message names file and entry.
     """
-    document = _document(directory / "exchanges.yaml", "exchanges")
+    document = _document(directory / "exchanges.yaml", "exchanges", also=())
     exchanges = tuple(
         _validated("exchanges.yaml", Exchange, entry) for entry in document["exchanges"]
     )
     _refuse_duplicates("exchanges.yaml", [exchange.name for exchange in exchanges])
     by_name = {exchange.name: exchange for exchange in exchanges}
-    document = _document(directory / "tables.yaml", "tables")
+    document = _document(directory / "tables.yaml", "tables", also=("defaults",))
     defaults = document.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise RegistryError("tables.yaml: 'defaults' must be a mapping")
     tables = tuple(
         _validated("tables.yaml", Table, {**defaults, **_inherited(entry, by_name), **entry})
         for entry in document["tables"]
@@ -202,19 +204,20 @@ def _find(kind: str, name: str, entries: tuple[E, ...]) -> E:
     raise RegistryError(f"unknown {kind} '{name}'; {kind}s of the registry: {known}")
 
 
-def _document(path: Path, key: str) -> dict[str, Any]:
+def _document(path: Path, key: str, *, also: tuple[str, ...]) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RegistryError(f"{path.name}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RegistryError(f"{path.name}: cannot be read (not UTF-8)") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise RegistryError(f"{path.name}: not valid YAML: {reason}") from error
     if not isinstance(document, dict) or not isinstance(document.get(key), list):
         raise RegistryError(f"{path.name}: must have a list under the key '{key}'")
-    unknown = sorted(set(document) - {key, "defaults"})
-    if unknown:
-        raise RegistryError(f"{path.name}: unknown key '{unknown[0]}' beside '{key}'")
+    for unknown in document.keys() - {key, *also}:
+        raise RegistryError(f"{path.name}: unknown key '{unknown}' beside '{key}'")
     for position, entry in enumerate(document[key], start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise RegistryError(f"{path.name}: entry {position} has no name")
@@ -226,7 +229,7 @@ def _inherited(entry: dict[str, Any], exchanges: dict[str, Exchange]) -> dict[st
     name = entry.get("exchange")
     if name is None:
         return {}
-    if name not in exchanges:
+    if not isinstance(name, str) or name not in exchanges:
         raise RegistryError(
             f"tables.yaml: {entry['name']}: unknown exchange '{name}'; "
             f"exchanges.yaml has: {', '.join(exchanges)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,6 +10,9 @@ from k2.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# Some reader of the lake would take them for a pattern, or for the end of the path.
+_PATTERN_CHARACTERS = "#?*{}[]"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _required(environment: Mapping[str, str], name: str) -> str:
 
 def _port(environment: Mapping[str, str], name: str) -> int:
     value = _required(environment, name)
-    if not value.isdigit() or not 0 < int(value) < 65536:
+    if not value.isdecimal() or not 0 < int(value) < 65536:
         raise SettingsError(f"{name} is '{value}'; it must be a port number, 1 to 65535")
     return int(value)
 
@@ -118,9 +120,13 @@ def _warehouse(value: str) -> str:
     """A location without a trailing slash: an absolute path becomes a file: location."""
     value = value.rstrip("/")
     if value.startswith("/"):
-        return Path(value).as_uri().replace("file:///", "file:/", 1)
+        value = f"file:{value}"
     if not value.startswith(("file:/", "s3://")):
         raise SettingsError(
             f"K2_LAKE_WAREHOUSE is '{value}'; it must be an absolute path, file:/... or s3://..."
+        )
+    if any(character in value for character in _PATTERN_CHARACTERS):
+        raise SettingsError(
+            f"K2_LAKE_WAREHOUSE is '{value}'; it must be without any of {_PATTERN_CHARACTERS}"
         )
     return value

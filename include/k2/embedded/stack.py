@@ -86,14 +86,18 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
                 _stop_everything(directory)
 
 
-def start_airflow(stack: Stack, say: Callable[[str], None]) -> None:
+def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) -> None:
     """Start Airflow's services and wait until the DAG `medallion` is known.
+
+    Not `scheduled`, the DAG runs only when it is triggered.
 
     Raises:
         StackError: a service ends or does not answer; the message names its log.
     """
     started = time.monotonic()
     environment = stack.environment
+    if not scheduled:
+        environment["K2_SCHEDULE"] = ""
     airflow.prepare(stack.state, stack.directory, environment)
     services: dict[str, subprocess.Popen[bytes]] = {}
     for name, arguments in airflow.SERVICES.items():

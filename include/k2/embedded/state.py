@@ -99,7 +99,7 @@ def choose_port(service: str, environment: Mapping[str, str]) -> int:
     """The port of a service: the one asked for, the usual one, or for 0 any free one."""
     variable = f"K2_{service.upper()}_PORT"
     text = environment.get(variable) or str(DEFAULT_PORTS[service])
-    if not text.isdigit() or int(text) > 65535:
+    if not text.isdecimal() or int(text) > 65535:
         raise StackError(f"{variable} is '{text}'; it must be a port number, or 0 for a free one")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,6 +9,8 @@ import datetime as dt
 import os
 import sys
 
+import psycopg
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from pyspark.java_gateway import ensure_callback_server_started, launch_gateway
 
 from k2.clickhouse import connect
@@ -33,8 +35,9 @@ def main(arguments: list[str]) -> int:
             ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
             lake = JvmLake(gateway, settings).load(table.name)
             run(Driver(client, lake, held, table, now=lambda: dt.datetime.now(dt.UTC)))
-    except K2Error as error:
-        get_logger(table=" ".join(arguments)).error("offload stopped", reason=str(error))
+    except (K2Error, ClickHouseError, psycopg.Error) as error:
+        reason = " ".join(str(error).split())
+        get_logger(table=" ".join(arguments)).error("offload stopped", reason=reason)
         return 1
     return 0
 

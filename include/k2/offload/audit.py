@@ -97,10 +97,13 @@ def audit_table(settings: Settings, table: Table, *, only_new: bool = False) -> 
     """
     catalog = open_catalog(settings)
     with connect(settings.clickhouse) as client, watermark.connect(settings.postgres) as postgres:
+        # Batches that are recorded from here on are left to the next audit.
+        audited_at = watermark.current_time(postgres)
         partitions = watermark.unaudited_partitions(postgres, table.name) if only_new else None
         result = _compare(client, catalog, settings, table, partitions)
         watermark.record_audit(
             postgres,
+            audited_at,
             [
                 (one.table, one.partition, one.clickhouse.rows, one.iceberg.rows, one.equal)
                 for one in result.partitions

@@ -22,7 +22,7 @@ from k2.offload.plan import (
 )
 from k2.offload.schema import source_columns
 from k2.offload.unload import WrittenFile, unload, verify
-from k2.offload.watermark import Batch, Claim
+from k2.offload.watermark import Batch, Claim, Watermark
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -43,6 +43,7 @@ class LakeTable(Protocol):
     @property
     def column_types(self) -> dict[str, str]: ...
     def token(self) -> str | None: ...
+    def epoch(self) -> int: ...
     def fence(self, epoch: int) -> None: ...
     def remove(self, location: str) -> None: ...
     def snapshot_of(self, batch: str) -> Snapshot | None: ...
@@ -123,7 +124,8 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
     watermark = driver.claim.read()
     truth = driver.lake.token()
     token = None if truth is None else parse_token(truth, driver.table.cursor)
-    intent = None if watermark.intent is None else parse_intent(watermark.intent, driver.table)
+    driver.claim.outrun(driver.lake.epoch())
+    intent = _unfinished(driver, watermark)
     if intent is not None and token == intent.lower:
         _log(driver).warning("unfinished batch", batch=intent.batch, rows=intent.rows)
         driver.lake.fence(driver.claim.epoch)
@@ -132,7 +134,7 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
         return token, intent.upper if driver.table.commit == "append" else None
     if intent is not None and token == intent.upper:
         _log(driver).warning("batch was committed, not recorded", batch=intent.batch)
-        _record(driver, intent, driver.now())
+        _record(driver, intent, None)
     elif truth != watermark.token:
         _log(driver).warning("watermark corrected from Iceberg", was=watermark.token, now=truth)
         driver.claim.set_token(truth)
@@ -173,8 +175,21 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
     return intent.rows
 
 
-def _record(driver: Driver, intent: Intent, started: dt.datetime) -> None:
-    """Advance PostgreSQL to a batch that is in Iceberg."""
+def _unfinished(driver: Driver, watermark: Watermark) -> Intent | None:
+    """The batch that an earlier run did not record; an unreadable one is as good as none."""
+    if watermark.intent is None:
+        return None
+    try:
+        return parse_intent(watermark.intent, driver.table)
+    except OffloadError as error:
+        _log(driver).warning("intent forgotten", reason=str(error))
+        driver.lake.fence(driver.claim.epoch)
+        driver.claim.set_token(watermark.token)
+        return None
+
+
+def _record(driver: Driver, intent: Intent, started: dt.datetime | None) -> None:
+    """Advance PostgreSQL to a batch that is in Iceberg. Of a dead run's, the start is unknown."""
     snapshot = driver.lake.snapshot_of(intent.batch)
     if snapshot is None:
         # Expired since: the token says that the batch is in, its figures are gone.
@@ -189,7 +204,7 @@ def _record(driver: Driver, intent: Intent, started: dt.datetime) -> None:
             rows=intent.rows,
             files=snapshot.files,
             bytes=snapshot.bytes,
-            started_at=started,
+            started_at=started or snapshot.committed_at,
             committed_at=snapshot.committed_at,
             snapshot_id=snapshot.snapshot_id,
         )
@@ -199,7 +214,7 @@ def _record(driver: Driver, intent: Intent, started: dt.datetime) -> None:
 def _require_same_schema(driver: Driver, columns: Sequence[Column]) -> None:
     source = {column.name: column.lake_type for column in columns}
     target = driver.lake.column_types
-    for name in source.keys() | target.keys():
+    for name in sorted(source.keys() | target.keys()):
         if source.get(name) != target.get(name):
             raise SchemaMismatchError(
                 f"{driver.table.name}: column {name} is {source.get(name, 'missing')} in "

@@ -93,6 +93,11 @@ class LakeTable:
         value = self._table.properties().get(TOKEN)
         return None if value is None else str(value)
 
+    def epoch(self) -> int:
+        """The epoch of the last commit or fence; 0 before the first."""
+        self._table.refresh()
+        return int(self._table.properties().get(EPOCH) or 0)
+
     def fence(self, epoch: int) -> None:
         """Make every later commit of an older epoch fail.
 

@@ -81,17 +81,24 @@ def partition_documents(partitions: Sequence[PartitionPlan]) -> list[dict[str, A
 
 
 def parse_intent(document: dict[str, Any], table: Table) -> Intent:
-    """The intent of a JSON document."""
-    return Intent(
-        batch=document["batch"],
-        path=document["path"],
-        lower=parse_token(document["lower"], table.cursor) if document["lower"] else None,
-        upper=parse_token(document["upper"], table.cursor),
-        partitions=tuple(
-            PartitionPlan(plan["partition"], plan["rows"], int(plan["checksum"]))
-            for plan in document["partitions"]
-        ),
-    )
+    """The intent of a JSON document.
+
+    Raises:
+        OffloadError: the document is not an intent of this table.
+    """
+    try:
+        return Intent(
+            batch=document["batch"],
+            path=document["path"],
+            lower=parse_token(document["lower"], table.cursor) if document["lower"] else None,
+            upper=parse_token(document["upper"], table.cursor),
+            partitions=tuple(
+                PartitionPlan(plan["partition"], plan["rows"], int(plan["checksum"]))
+                for plan in document["partitions"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise OffloadError(f"not an intent of {table.name}: {str(document)[:200]}") from error
 
 
 def source_sql(client: Client, table: Table) -> str:
@@ -101,7 +108,7 @@ def source_sql(client: Client, table: Table) -> str:
 
 def partition_sql(rule: PartitionRule) -> str:
     """The expression of a row's Iceberg partition: 2026-11-20, 2026-11 or 2026, in UTC."""
-    day = f"toString(toDate({quote_identifier(rule.column)}, 'UTC'))"
+    day = f"toString(toDate32({quote_identifier(rule.column)}, 'UTC'))"
     length = {"day": 10, "month": 7, "year": 4}[rule.by]
     return day if rule.by == "day" else f"substring({day}, 1, {length})"
 

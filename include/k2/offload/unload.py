@@ -5,9 +5,11 @@ Nothing that is written here belongs to the table until it is committed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
@@ -88,15 +90,7 @@ def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
     """
     if not intent.partitions:
         return
-    structure = quote_string(file_structure(columns))
-    found = {
-        name: (rows, checksum)
-        for name, rows, checksum in client.query(
-            "select replaceOne(_file, '.parquet', '') as lake_partition, count(),"
-            f" {checksum_sql(columns, of_source=False)}"
-            f" from {_files(intent, '*', structure)} group by lake_partition"
-        ).result_rows
-    }
+    found = _read_back(client, columns, intent)
     planned = {plan.partition: (plan.rows, plan.checksum) for plan in intent.partitions}
     wrong = sorted(name for name in found.keys() | planned if found.get(name) != planned.get(name))
     if wrong:
@@ -107,6 +101,25 @@ def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
             "the source changed meanwhile, or the files are damaged. Nothing was committed: "
             "run the offload again"
         )
+
+
+def _read_back(
+    client: Client, columns: Sequence[Column], intent: Intent
+) -> dict[str, tuple[int, int]]:
+    """Rows and checksum of each file as it lies in the lake, by partition."""
+    structure = quote_string(file_structure(columns))
+    try:
+        rows = client.query(
+            "select replaceOne(_file, '.parquet', '') as lake_partition, count(),"
+            f" {checksum_sql(columns, of_source=False)}"
+            f" from {_files(intent, '*', structure)} group by lake_partition"
+        ).result_rows
+    except DatabaseError as error:
+        raise VerificationError(
+            f"batch {intent.batch}: its files cannot be read back: {str(error).splitlines()[0]}. "
+            "Nothing was committed: run the offload again"
+        ) from error
+    return {name: (count, checksum) for name, count, checksum in rows}
 
 
 def _described(rows_and_checksum: tuple[int, int] | None) -> str:
@@ -124,13 +137,13 @@ def _groups(partitions: Sequence[PartitionPlan]) -> Iterator[Sequence[PartitionP
 def _files(intent: Intent, name: str, structure: str = "") -> str:
     """The table function of a batch's files, for the lake's storage."""
     location = f"{intent.path}/{name}.parquet"
-    scheme = urlsplit(location).scheme
+    scheme = location.partition(":")[0]
     arguments = [
         quote_string(local_path(location)),
         "'Parquet'",
         *([structure] if structure else []),
     ]
-    if scheme in ("", "file"):
+    if scheme == "file":
         return f"file({', '.join(arguments)})"
     raise OffloadError(
         f"ClickHouse cannot unload to {scheme}: locations yet; set K2_LAKE_WAREHOUSE to a path"
@@ -138,5 +151,5 @@ def _files(intent: Intent, name: str, structure: str = "") -> str:
 
 
 def local_path(location: str) -> str:
-    """The path of a file: location."""
-    return unquote(urlsplit(location).path)
+    """The path of a file: location. Hadoop and PyIceberg take it literally, without escapes."""
+    return re.sub("^file:(//)?(?=/)", "", location)

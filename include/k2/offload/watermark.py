@@ -128,17 +128,25 @@ def time_spent(connection: psycopg.Connection[dict[str, Any]]) -> dict[str, tupl
     return {row["table_name"]: (row["row_count"], row["seconds"]) for row in rows}
 
 
+def current_time(connection: psycopg.Connection[dict[str, Any]]) -> datetime:
+    """The time by PostgreSQL's clock, which dates batches and audits."""
+    (row,) = connection.execute("select clock_timestamp() as now").fetchall()
+    now: datetime = row["now"]
+    return now
+
+
 def record_audit(
     connection: psycopg.Connection[dict[str, Any]],
+    audited_at: datetime,
     partitions: Sequence[tuple[str, str, int, int, bool]],
 ) -> None:
     """Write down audited partitions: table, partition, rows in ClickHouse and Iceberg, equal."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.executemany(
             "insert into audits"
-            " (table_name, partition, clickhouse_rows, iceberg_rows, equal, audited_at)"
-            " values (%s, %s, %s, %s, %s, now())",
-            partitions,
+            " (audited_at, table_name, partition, clickhouse_rows, iceberg_rows, equal)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            [(audited_at, *partition) for partition in partitions],
         )
 
 
@@ -165,6 +173,12 @@ class Claim:
     def renew(self) -> None:
         """Extend the lease."""
         self._write("lease_until = now() + make_interval(secs => %(lease)s)", {})
+
+    def outrun(self, epoch: int) -> None:
+        """Go beyond an epoch that Iceberg has seen: PostgreSQL was made anew or restored."""
+        if epoch >= self.epoch:
+            self._write("epoch = %(later)s", {"later": epoch + 1})
+            self.epoch = epoch + 1
 
     def write_intent(self, intent: Mapping[str, Any]) -> None:
         """Write down what is about to be unloaded, before any row moves."""

@@ -1,0 +1,246 @@
+"""The whole stack as a user runs it: the demo, then the stack with its UI, fed once more."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from k2 import airflow_client
+from k2.embedded.state import read_state, running_owner
+from k2.offload.catalog import load_table, open_catalog
+from k2.registry import registry
+
+from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+K2 = str(Path(sys.executable).parent / "k2")
+TABLES = [table.name for table in registry().tables]
+TIMEFRAMES = ("1m", "5m", "15m", "30m", "1h", "1d")
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody at a terminal."""
+
+    state: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ports = {f"K2_{name}_PORT": "0" for name in ("CLICKHOUSE", "POSTGRES", "AIRFLOW")}
+        # Runs are triggered here, so that none begins in the middle of a comparison.
+        return {**os.environ, **ports, "K2_STATE": str(self.state), "K2_SCHEDULE": ""}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [K2, *arguments], env=self.environment, capture_output=True, text=True, timeout=600
+        )
+
+    def must(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def rows(self, query: str) -> list[list[Any]]:
+        answer = self.must("sql", f"{query} format JSONCompactEachRow")
+        return [json.loads(line, parse_float=Decimal) for line in answer.splitlines()]
+
+    def contents(self) -> dict[str, Any]:
+        """Every table's rows and the number that stands for all their values."""
+        return {
+            table: self.rows(f"select count(), sum(cityHash64(*)) from k2.{table} final")
+            for table in TABLES
+        }
+
+    def lake(self) -> dict[str, tuple[int, int]]:
+        """Every Iceberg table's rows and snapshots."""
+        state = read_state(self.state)
+        assert state is not None
+        settings = state.settings(self.state)
+        catalog = open_catalog(settings)
+        tables = {table: load_table(catalog, settings, table) for table in TABLES}
+        return {
+            name: (table.scan().count(), len(table.snapshots())) for name, table in tables.items()
+        }
+
+    def airflow(self) -> airflow_client.Airflow:
+        state = read_state(self.state)
+        assert state is not None
+        address = f"http://127.0.0.1:{state.airflow_port}"
+        return airflow_client.login(address, "admin", state.airflow_password)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that has the state folder in its environment."""
+        return [p for p in psutil.process_iter() if _environment(p) == str(self.state)]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was seen on the way."""
+
+    archives: Archives
+    demo: list[dict[str, Any]]
+    candles: dict[tuple[str, str], list[list[Any]]]
+    before: dict[str, Any]
+    lake_before: dict[str, tuple[int, int]]
+    again: dict[str, Any]
+    lake_again: dict[str, tuple[int, int]]
+    cleared: dict[str, Any]
+    lake_cleared: dict[str, tuple[int, int]]
+    second_stack: subprocess.CompletedProcess[str]
+    status: list[dict[str, Any]]
+    left_running: list[str]
+    owner_after: int | None
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[User]:
+    # PostgreSQL's system user must be able to reach its data, so not below pytest's own folder.
+    directory = Path(tempfile.mkdtemp(prefix="k2-e2e-", dir="/tmp"))
+    directory.chmod(0o755)
+    yield User(directory)
+    User(directory).run("down")
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    given = archives(tmp_path_factory.mktemp("archives"))
+    demo = json.loads(user.must("demo", "--json", *given.arguments))
+    up = subprocess.Popen([K2, "up"], env=user.environment, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_until_up(up)
+        before, lake_before = user.contents(), user.lake()
+        found = {
+            (exchange, timeframe): user.rows(
+                f"select window_start, {COLUMNS} from k2.ohlcv_{timeframe}_view"
+                f" where exchange = '{exchange}' order by window_start"
+            )
+            for exchange in ("binance", "kraken")
+            for timeframe in TIMEFRAMES
+        }
+        user.must("replay", *given.arguments)
+        run = user.airflow().trigger("medallion")
+        _require_success(user.airflow(), run)
+        again, lake_again = user.contents(), user.lake()
+        user.airflow().clear("medallion", run)
+        _require_success(user.airflow(), run)
+        return Story(
+            archives=given,
+            demo=demo,
+            candles=found,
+            before=before,
+            lake_before=lake_before,
+            again=again,
+            lake_again=lake_again,
+            cleared=user.contents(),
+            lake_cleared=user.lake(),
+            second_stack=user.run("up"),
+            status=json.loads(user.must("status", "--json")),
+            **_stop(user, up),
+        )
+    finally:
+        up.kill()
+
+
+def test_the_demo_ends_with_nine_equal_tables(story: Story) -> None:
+    assert [table["table"] for table in story.demo] == TABLES
+    assert all(table["equal"] for table in story.demo)
+    assert all(table["clickhouse_rows"] == table["iceberg_rows"] > 0 for table in story.demo)
+
+
+def test_every_trade_of_the_archives_is_in_bronze_and_silver_once(story: Story) -> None:
+    binance = len(binance_trades(story.archives.binance))
+    kraken = len(kraken_trades(story.archives.kraken))
+    rows = {table["table"]: table["clickhouse_rows"] for table in story.demo}
+    assert rows["bronze_trades_binance"] == binance
+    assert rows["bronze_trades_kraken"] == kraken
+    assert rows["silver_trades"] == binance + kraken
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+def test_candles_are_those_of_pandas(story: Story, timeframe: str) -> None:
+    binance = binance_trades(story.archives.binance)
+    kraken = kraken_trades(story.archives.kraken)
+    assert story.candles["binance", timeframe] == candles(binance, timeframe)
+    assert story.candles["kraken", timeframe] == candles(kraken, timeframe)
+
+
+def test_the_same_trades_fed_again_are_messages_but_no_trades(story: Story) -> None:
+    unchanged = [table for table in TABLES if not table.startswith("bronze")]
+    assert {t: story.again[t] for t in unchanged} == {t: story.before[t] for t in unchanged}
+    assert {t: story.lake_again[t] for t in unchanged} == {
+        t: story.lake_before[t] for t in unchanged
+    }
+    for bronze in set(TABLES) - set(unchanged):
+        (((before, _),), ((again, _),)) = story.before[bronze], story.again[bronze]
+        assert again == 2 * before == story.lake_again[bronze][0]
+
+
+def test_clearing_every_task_changes_no_row_and_adds_no_snapshot(story: Story) -> None:
+    assert story.cleared == story.again
+    assert story.lake_cleared == story.lake_again
+
+
+def test_a_second_stack_on_the_same_state_is_refused_in_one_line(story: Story) -> None:
+    assert story.second_stack.returncode == 1
+    assert story.second_stack.stderr.startswith("error: a stack is already running")
+    assert "Traceback" not in story.second_stack.stderr
+
+
+def test_status_shows_that_nothing_waits(story: Story) -> None:
+    assert [table["table"] for table in story.status] == TABLES
+    assert all(table["lag_rows"] == 0 and table["watermark"] for table in story.status)
+
+
+def test_down_leaves_no_process_behind(story: Story) -> None:
+    assert story.left_running == []
+    assert story.owner_after is None
+
+
+def _wait_until_up(process: subprocess.Popen[str]) -> None:
+    lines = []
+    for line in process.stderr or ():
+        lines.append(line)
+        if "Stop with Ctrl-C" in line:
+            return
+    pytest.fail("the stack did not come up:\n" + "".join(lines))
+
+
+def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
+    last = list(airflow_client.follow(airflow, "medallion", run))[-1]
+    assert last.state == "success"
+
+
+def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:
+    user.must("down")
+    up.wait(timeout=60)
+    deadline = time.monotonic() + 10
+    while user.processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return {
+        "left_running": [" ".join(process.cmdline()) for process in user.processes()],
+        "owner_after": running_owner(user.state),
+    }
+
+
+def _environment(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("K2_STATE")
+    except psutil.Error:
+        return None
