@@ -42,7 +42,7 @@ _PAGE = jinja2.Environment(autoescape=True).from_string("""\
     <td class="number">{{ "{:,.0f}".format(table.lag_seconds) }}
     <td>{{ table.last_batch or "-" }}
     <td class="number">{{ "{:,}".format(table.last_rows or 0) }}
-    <td>{% if table.last_committed_at %}{{ "{:%Y-%m-%d %H:%M:%S}".format(table.last_committed_at) }}{% endif %}
+    <td>{% set at = table.last_committed_at %}{{ "{:%Y-%m-%d %H:%M:%S}".format(at) if at }}
     <td>{{ table.holder or "-" }}
   </tr>
   {% endfor %}

@@ -161,7 +161,7 @@ def _accept_kept_table(client: Client, database: str, definition: Definition) ->
     wanted = f"{definition.name}_wanted"
     client.command(f"drop table if exists {_qualified(database, wanted)} sync", use_database=False)
     client.command(
-        definition.statement.replace(f".{definition.name}\n", f".{wanted}\n", 1),
+        re.sub(rf"\.{definition.name}\b", f".{wanted}", definition.statement, count=1),
         use_database=False,
     )
     try:
