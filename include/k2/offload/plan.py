@@ -153,8 +153,8 @@ def require_source_not_behind(client: Client, table: Table, token: Token) -> Non
         if not has_row(position, ">=") and has_row(position, "<"):
             raise SourceBehindError(
                 f"{table.name}: the source ends before {list(position)}, which is in the lake; "
-                "the topic was made anew or an old backup was restored. Restore the missing rows, "
-                "or give the table a new name in tables.yaml to begin a new history"
+                "the topic was made anew or an old backup was restored. See 'Source behind' in "
+                "docs/runbook.md"
             )
 
 
