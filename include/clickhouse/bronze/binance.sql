@@ -100,6 +100,10 @@ with
     -- 32 characters hold every number that fits; within them Decimal256 with 38 places is exact.
     (number) -> assumeNotNull(toDecimal256OrNull(number, 38)) as exact,
     (name, number) -> multiIf(
+        -- Nearly every number ends here, as it plainly fits; the others are looked at closely.
+        match(ifNull(number, ''), '^[0-9]{1,10}(\\.[0-9]{1,8})?$')
+        and toDecimal64OrZero(ifNull(number, ''), 8) > 0,
+        '',
         number is null,
         concat(name, ' is missing'),
         not match(assumeNotNull(number), '^-?[0-9]+(\\.[0-9]+)?$'),
@@ -149,10 +153,11 @@ with
             kafka_offset,
             engine_error,
             raw_message,
+            -- A quote that follows a letter and precedes a colon ends a key: never inside a text.
             replaceRegexpAll(
                 raw_message,
-                '"(e|E|s|t|a|p|q|T|m)"[ \\t\\r\\n]*:[ \\t\\r\\n]*(-?[0-9][0-9.eE+-]*)',
-                '"\\1":"#\\2"'
+                '([a-zA-Z]")[ \\t\\r\\n]*:[ \\t\\r\\n]*(-?[0-9][0-9.eE+-]*)',
+                '\\1:"#\\2"'
             ) as marked_message
         from messages
     ),
@@ -163,9 +168,21 @@ with
             kafka_offset,
             engine_error,
             raw_message,
+            -- A text that begins with # looks like a marked number: only such messages are parsed
+            -- once more, for the kinds as sent.
+            if(
+                position(raw_message, '"#') > 0 or position(raw_message, '"\\u0023') > 0,
+                if(
+                    JSONType(raw_message, 'data') = 'Object',
+                    JSONExtractRaw(raw_message, 'data'),
+                    raw_message
+                ),
+                ''
+            ) as disguised_message,
             JSONExtract(
                 if(
-                    JSONType(marked_message, 'data') = 'Object',
+                    position(marked_message, '"data"') > 0
+                    and JSONType(marked_message, 'data') = 'Object',
                     JSONExtractRaw(marked_message, 'data'),
                     marked_message
                 ),
@@ -190,8 +207,14 @@ with
             fields.T as trade_text,
             fields.m as is_buyer_maker,
             if(fields.e = 'aggTrade', fields.a, fields.t) as id_text,
-            if(fields.e = 'aggTrade', 'trade id (a)', 'trade id (t)') as id_name,
+            if(fields.e = 'aggTrade', 'a', 't') as id_key,
+            concat('trade id (', id_key, ')') as id_name,
             integer_problem(id_name, id_text) as id_problem,
+            'String' in (
+                JSONType(disguised_message, id_key),
+                JSONType(disguised_message, 'T'),
+                JSONType(disguised_message, 'E')
+            ) as is_disguised,
             time_problem('trade time (T)', fields.T) as trade_problem,
             time_problem('event time (E)', fields.E) as event_problem,
             number_problem('price (p)', fields.p) as price_problem,
@@ -212,6 +235,7 @@ with
             event_text,
             trade_text,
             is_buyer_maker,
+            is_disguised,
             id_text,
             price,
             quantity,
@@ -219,7 +243,7 @@ with
             multiIf(
                 engine_error != '', concat('cannot be read: ', engine_error),
                 not isValidJSON(raw_message), 'is not valid JSON',
-                JSONType(raw_message) != 'Object', 'is not a JSON object',
+                not match(raw_message, '^[ \\t\\r\\n]*\\{'), 'is not a JSON object',
                 event_type is null, 'event type (e) is missing',
                 event_type not in ('trade', 'aggTrade'),
                 concat(
@@ -233,6 +257,7 @@ with
                 id_problem != '', id_problem,
                 trade_problem != '', trade_problem,
                 event_problem != '', event_problem,
+                is_disguised, 'trade id or a time is a text',
                 is_buyer_maker is null, 'buyer is maker (m) is not true or false',
                 price_problem != '', price_problem,
                 quantity_problem != '', quantity_problem,

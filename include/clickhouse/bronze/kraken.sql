@@ -102,6 +102,10 @@ with
     -- 32 characters hold every number that fits; within them Decimal256 with 38 places is exact.
     (number) -> assumeNotNull(toDecimal256OrNull(number, 38)) as exact,
     (name, number) -> multiIf(
+        -- Nearly every number ends here, as it plainly fits; the others are looked at closely.
+        match(ifNull(number, ''), '^[0-9]{1,10}(\\.[0-9]{1,8})?$')
+        and toDecimal64OrZero(ifNull(number, ''), 8) > 0,
+        '',
         number is null,
         concat(name, ' is missing'),
         not match(assumeNotNull(number), '^-?[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?$'),
@@ -140,13 +144,11 @@ with
             kafka_offset,
             engine_error,
             raw_message,
+            -- A quote that follows a letter and precedes a colon ends a key: never inside a text.
             replaceRegexpAll(
                 raw_message,
-                concat(
-                    '"(symbol|side|price|qty|trade_id|timestamp|channel)"',
-                    '[ \\t\\r\\n]*:[ \\t\\r\\n]*(-?[0-9][0-9.eE+-]*)'
-                ),
-                '"\\1":"#\\2"'
+                '([a-z]")[ \\t\\r\\n]*:[ \\t\\r\\n]*(-?[0-9][0-9.eE+-]*)',
+                '\\1:"#\\2"'
             ) as marked_message
         from messages
     ),
@@ -184,6 +186,13 @@ with
             ifNull(fields.success, false) as success,
             ifNull(fields.error, 'no reason given') as error,
             fields.data as data,
+            -- A text that begins with # looks like a marked number: only such messages are parsed
+            -- once more, for the kinds as sent.
+            if(
+                position(raw_message, '"#') > 0 or position(raw_message, '"\\u0023') > 0,
+                raw_message,
+                ''
+            ) as disguised_message,
             isValidJSON(raw_message) as is_json
         from extracted
     ),
@@ -194,10 +203,11 @@ with
             kafka_offset,
             raw_message,
             data,
+            disguised_message,
             multiIf(
                 engine_error != '', concat('cannot be read: ', engine_error),
                 not is_json, 'is not valid JSON',
-                JSONType(raw_message) != 'Object', 'is not a JSON object',
+                not match(raw_message, '^[ \\t\\r\\n]*\\{'), 'is not a JSON object',
                 channel = '' and method != '',
                 concat('request refused (', method, '): ', error),
                 channel = '', 'channel is missing',
@@ -228,6 +238,11 @@ with
             raw_message,
             message_reason,
             length(data) as trades_in_message,
+            'String' in (
+                JSONType(disguised_message, 'data', position, 'trade_id'),
+                JSONType(disguised_message, 'data', position, 'price'),
+                JSONType(disguised_message, 'data', position, 'qty')
+            ) as is_disguised,
             position,
             trade.symbol as symbol,
             trade.side as side,
@@ -258,6 +273,7 @@ with
             raw_message,
             message_reason,
             trades_in_message,
+            is_disguised,
             position,
             symbol,
             side,
@@ -288,6 +304,7 @@ with
                 concat('timestamp is not a time in UTC: ', as_sent(assumeNotNull(time_text))),
                 price_problem != '', price_problem,
                 quantity_problem != '', quantity_problem,
+                is_disguised, 'trade_id, price or qty is a text',
                 volume >= 10000000000, 'price * qty does not fit Decimal(18, 8)',
                 ''
             ) as problem

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from k2.errors import IngestError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from k2.ingest.trade import Trade
 
+_MARKET_AND_TIME = attrgetter("symbol", "timestamp_us")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -78,7 +80,7 @@ def _binance_messages(trades: Iterable[Trade]) -> Iterator[Message]:
 
 def _kraken_messages(trades: Iterable[Trade]) -> Iterator[Message]:
     """Trades of one market at one time share a message: one order met them all."""
-    for (symbol, _), together in groupby(trades, lambda t: (t.symbol, t.timestamp_us)):
+    for (symbol, _), together in groupby(trades, _MARKET_AND_TIME):
         yield Message(symbol, kraken_message(list(together)))
 
 
@@ -93,6 +95,7 @@ def _quoted(symbol: str) -> str:
     return json.dumps(symbol)
 
 
+@functools.lru_cache(maxsize=64)
 def _timestamp(timestamp_us: int) -> str:
     time = _EPOCH + timedelta(microseconds=timestamp_us)
     return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

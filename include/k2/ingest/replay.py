@@ -1,25 +1,23 @@
 """Feeding raw messages into a queue of the embedded stack, as a topic of Kafka would deliver them.
 
-Bronze itself remembers how far a feed came: offsets go on after the highest one that it or the
-dead letters hold. So a feed that was killed is simply run again; its trades arrive twice then,
-which Silver is made for.
+Offsets go on after the highest one that was ever taken (see `offsets`). So a feed that was killed
+is simply run again; its trades arrive twice then, which Silver is made for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from k2.clickhouse import quote_identifier
 from k2.errors import IngestError
-from k2.ingest.archives import BadRow
+from k2.ingest.archive_files import BadRow
+from k2.ingest.offsets import next_offsets, partition_of, wait_for_inserts
 from k2.logs import get_logger
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from k2.ingest.messages import Message
     from k2.registry import Exchange, Registry
 
-PARTITIONS = 4
 BATCH_MESSAGES = 50_000
 
 
@@ -85,15 +82,17 @@ def feed(
         FeedError: another feed of the exchange is running, the lock or ClickHouse got lost, or the
             queue is not there.
         RegistryError: unknown exchange.
+        OffloadError: the watermark of the exchange's bronze table is not a token.
     """
     entry = registry.exchange(exchange)
     began = clock()
     fed = dead = 0
-    with _only_feed_of(exchange, conninfo) as require_lock:
+    with _only_feed_of(exchange, conninfo) as connection:
         _require_queue(client, database, exchange)
-        next_offsets = _next_offsets(client, database, exchange)
-        for batch in _batches(messages, next_offsets, batch_messages):
-            require_lock()
+        wait_for_inserts(client, f"trades_{exchange}_queue")
+        free = next_offsets(client, connection, registry, database, exchange)
+        for batch in _batches(messages, free, batch_messages):
+            _require_lock(exchange, connection)
             _insert(client, database, entry, batch)
             fed += len(batch.texts)
             dead += len(batch.bad)
@@ -106,13 +105,8 @@ def feed(
     return result
 
 
-def partition_of(symbol: str) -> int:
-    """The log partition of a market: the same in every process and release."""
-    return zlib.crc32(symbol.encode()) % PARTITIONS
-
-
 def _batches(
-    messages: Iterable[Message | BadRow], next_offsets: dict[int, int], size: int
+    messages: Iterable[Message | BadRow], free: dict[int, int], size: int
 ) -> Iterator[_Batch]:
     partitions: dict[str, int] = {}
     batch = _Batch()
@@ -121,8 +115,8 @@ def _batches(
         partition = partitions.get(symbol)
         if partition is None:
             partition = partitions.setdefault(symbol, partition_of(symbol))
-        offset = next_offsets.get(partition, 0)
-        next_offsets[partition] = offset + 1
+        offset = free.get(partition, 0)
+        free[partition] = offset + 1
         if isinstance(message, BadRow):
             batch.bad.append((partition, offset, message))
         else:
@@ -171,20 +165,6 @@ def _insert(client: Client, database: str, exchange: Exchange, batch: _Batch) ->
         ) from error
 
 
-def _next_offsets(client: Client, database: str, exchange: str) -> dict[int, int]:
-    """The first free offset of each partition that has any."""
-    schema = quote_identifier(database)
-    bronze = quote_identifier(f"bronze_trades_{exchange}")
-    rows = client.query(
-        "select kafka_partition, max(kafka_offset) + 1 from ("
-        f"select kafka_partition, kafka_offset from {schema}.{bronze} "
-        f"union all select kafka_partition, kafka_offset from {schema}.dead_letters "
-        "where exchange = {exchange:String}) group by kafka_partition",
-        parameters={"exchange": exchange},
-    ).result_rows
-    return {int(partition): int(offset) for partition, offset in rows}
-
-
 def _require_queue(client: Client, database: str, exchange: str) -> None:
     """A message that no view reads would be lost: the whole way to Bronze must be there."""
     needed = [f"trades_{exchange}_queue", f"trades_{exchange}_checked_mv"]
@@ -209,10 +189,10 @@ def _require_queue(client: Client, database: str, exchange: str) -> None:
 
 
 @contextmanager
-def _only_feed_of(exchange: str, conninfo: str) -> Iterator[Callable[[], None]]:
+def _only_feed_of(exchange: str, conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Hold the exchange's lock; PostgreSQL frees it when this process ends, however it ends.
 
-    Gives a function that raises FeedError once the lock is lost.
+    Gives the connection that holds it.
     """
     digest = hashlib.sha256(f"k2.feed.{exchange}".encode()).digest()
     key = int.from_bytes(digest[:8], "big", signed=True)
@@ -223,21 +203,22 @@ def _only_feed_of(exchange: str, conninfo: str) -> Iterator[Callable[[], None]]:
             f"PostgreSQL, which locks the feed of {exchange}, cannot be used: {_first_line(error)}"
         ) from error
 
-    def require_lock() -> None:
-        try:
-            connection.execute("select 1")
-        except psycopg.OperationalError as error:
-            raise FeedError(
-                f"the feed of {exchange} lost its lock in PostgreSQL and stopped; run it again"
-            ) from error
-
     with connection:
         row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
         if row is None or not row[0]:
             raise FeedError(
                 f"another feed of {exchange} is running; wait for it to end, then run this again"
             )
-        yield require_lock
+        yield connection
+
+
+def _require_lock(exchange: str, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    try:
+        connection.execute("select 1")
+    except psycopg.OperationalError as error:
+        raise FeedError(
+            f"the feed of {exchange} lost its lock in PostgreSQL and stopped; run it again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DEFAULT_TRADES = 200_000
-DEFAULT_HOURS = 26.5
-
 # Trades that are drawn at once: bounds the memory.
 _BATCH = 65_536
 _MICROSECONDS_PER_HOUR = 3_600_000_000

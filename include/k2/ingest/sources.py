@@ -68,6 +68,8 @@ def archive_messages(file: TradesFile, *, skip_bad: bool = False) -> Iterator[Me
     Raises:
         ArchiveError: unknown format, unreadable file or, without `skip_bad`, a broken row.
     """
+    # The ids of Kraken's archive are derived, not those of its live messages: a time that is fed
+    # from both has its trades twice.
     bad: deque[BadRow] = deque()
     trades = read_archive(file.exchange, file.symbol, file.path, bad.append if skip_bad else None)
     for message in messages(file.exchange, trades):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import socket
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,16 +48,18 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def conninfo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def conninfo() -> Iterator[str]:
     """The database `k2` of an embedded PostgreSQL."""
-    directory = tmp_path_factory.mktemp("postgres")
-    port, data = free_port(), directory / "data"
-    postgres_server.start(data, directory / "log", port, PASSWORD)
-    try:
-        postgres_server.create_databases(["k2"], port, PASSWORD)
-        yield Postgres("127.0.0.1", port, postgres_server.USER, PASSWORD).conninfo("k2")
-    finally:
-        postgres_server.stop(data)
+    # Not below pytest's own directory: every other run of root's closes that to the server's user.
+    with tempfile.TemporaryDirectory(prefix="k2-postgres-") as name:
+        directory = Path(name)
+        port, data = free_port(), directory / "data"
+        postgres_server.start(data, directory / "log", port, PASSWORD)
+        try:
+            postgres_server.create_databases(["k2"], port, PASSWORD)
+            yield Postgres("127.0.0.1", port, postgres_server.USER, PASSWORD).conninfo("k2")
+        finally:
+            postgres_server.stop(data)
 
 
 @dataclass(frozen=True)

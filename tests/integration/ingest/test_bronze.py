@@ -114,6 +114,25 @@ BAD_BINANCE = {
     BINANCE.replace(
         '"t":5', '"t":"5"'
     ): 'trade id (t) is not a whole number of at most 63 bits: "5"',
+    BINANCE.replace('"t":5', '"t":"#5"'): "trade id or a time is a text",
+    BINANCE.replace('"t":5', r'"t":"\u00235"'): "trade id or a time is a text",
+    BINANCE.replace('"T":1700000000123', '"T":"#1700000000123"'): "trade id or a time is a text",
+    f'{{"stream":"x","data":{BINANCE}}}'.replace('"t":5', '"t":"#5"'): (
+        "trade id or a time is a text"
+    ),
+    BINANCE.replace('"t":5', '"t":5.0'): (
+        "trade id (t) is not a whole number of at most 63 bits: 5.0"
+    ),
+    BINANCE.replace('"t":5', '"t":[5]'): (
+        'trade id (t) is not a whole number of at most 63 bits: "[5]"'
+    ),
+    BINANCE.replace('"t":5', '"t":null'): "trade id (t) is missing",
+    BINANCE.replace('"T":1700000000123', '"T":"1700000000123"'): (
+        'trade time (T) is not a whole number of at most 63 bits: "1700000000123"'
+    ),
+    BINANCE.replace('"M":true', '"M":{"s":01}'): "is not valid JSON",
+    f"[{BINANCE}]": "is not a JSON object",
+    '["trade",1700000000124,"BTCUSDT",5,null,"1","1",1700000000124,true]': "is not a JSON object",
     BINANCE.replace('"t":5', '"t":-5'): "trade id (t) is not a whole number of at most 63 bits: -5",
     BINANCE.replace('"t":5', '"t":9223372036854775808'): (
         "trade id (t) is not a whole number of at most 63 bits: 9223372036854775808"
@@ -162,6 +181,9 @@ BAD_KRAKEN = {
     '{"channel":"trade","type":"update","data":[1]}': "data is not a list of trades",
     kraken(KRAKEN_TRADE, kind="delete"): 'type is not update or snapshot: "delete"',
     kraken(KRAKEN_TRADE.replace("26247.1", '"26247.1"')): 'price is not a JSON number: "26247.1"',
+    kraken(KRAKEN_TRADE.replace("26247.1", '"#26247.1"')): "trade_id, price or qty is a text",
+    kraken(KRAKEN_TRADE.replace("0.00300000", r'"\u00233"')): "trade_id, price or qty is a text",
+    kraken(KRAKEN_TRADE.replace("4665906", '"#4665906"')): "trade_id, price or qty is a text",
     kraken(KRAKEN_TRADE.replace("26247.1", "-0.1")): "price is not positive: -0.1",
     kraken(
         KRAKEN_TRADE.replace("26247.1", "1e-9")

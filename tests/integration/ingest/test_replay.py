@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
-from k2.errors import RegistryError
+from k2.errors import OffloadError, RegistryError
 from k2.ingest.archives import BadRow
 from k2.ingest.messages import Message
-from k2.ingest.replay import FeedError, feed, partition_of
+from k2.ingest.offsets import next_offsets, partition_of
+from k2.ingest.replay import FeedError, feed
 from k2.ingest.sources import TradesFile, archive_messages
+from k2.offload.watermark import MIGRATIONS
 from k2.registry import registry
+
+from .conftest import PASSWORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from clickhouse_connect.driver.query import QueryResult
 
     from .conftest import Bronze
 
@@ -88,6 +100,122 @@ def test_a_feed_that_died_is_run_again_and_no_offset_is_given_twice(
     assert log(bronze) == [(0, 0), (1, 1), (2, 2), (3, 3)]
     feed_binance(bronze, conninfo, [message(number) for number in range(6)])
     assert log(bronze)[4:] == [(offset, offset - 4) for offset in range(4, 10)]
+
+
+# Feeds an archive file as `k2 replay` does, in small batches, and says so after each.
+FEEDING = """
+import sys
+from pathlib import Path
+from k2.clickhouse import connect
+from k2.ingest.replay import feed
+from k2.ingest.sources import TradesFile, archive_messages
+from k2.registry import registry
+from k2.settings import ClickHouse
+
+port, password, database, conninfo, path = sys.argv[1:]
+client = connect(ClickHouse("127.0.0.1", int(port), "k2", password), database="default")
+messages = archive_messages(TradesFile("binance", "XRPETH", Path(path)), skip_bad=True)
+feed(client, registry(), "binance", messages, conninfo=conninfo, database=database,
+     batch_messages=100, progress=lambda count, seconds: print(count, flush=True))
+"""
+
+
+@pytest.mark.parametrize("batches", [1, 12])
+def test_a_feed_killed_in_the_middle_is_run_again_and_nothing_is_lost(
+    bronze: Bronze, conninfo: str, tmp_path: Path, batches: int
+) -> None:
+    trades = 4_000
+    path = tmp_path / "trades.csv"
+    with path.open("w") as file:
+        for number in range(1, trades + 1):
+            file.write(f"{number},0.5,{number}.25,1,1570752011620,True,True\n")
+        file.write("broken\n")
+    url = urlsplit(bronze.client.url)
+    arguments = [str(url.port), PASSWORD, bronze.database, conninfo, str(path)]
+    with subprocess.Popen(
+        [sys.executable, "-c", FEEDING, *arguments], stdout=subprocess.PIPE, text=True
+    ) as feeding:
+        assert feeding.stdout is not None
+        for _ in range(batches):
+            assert feeding.stdout.readline()
+        os.kill(feeding.pid, signal.SIGKILL)
+    assert feeding.returncode == -signal.SIGKILL
+    again = subprocess.run([sys.executable, "-c", FEEDING, *arguments], capture_output=True)
+    assert again.returncode == 0, again.stderr.decode()
+    ((rows, offsets, ids, last),) = bronze.rows(
+        "select count(), uniqExact(kafka_partition, kafka_offset), uniqExact(sequence_number), "
+        "max(kafka_offset) from {db}.bronze_trades_binance"
+    )
+    assert isinstance(rows, int)
+    assert trades + batches * 100 <= rows < 2 * trades
+    assert (offsets, ids, last) == (rows, trades, rows - 1)
+    assert [offset for offset, _ in bronze.reasons()] == [rows]
+
+
+@pytest.fixture
+def watermark(conninfo: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """The watermarks in PostgreSQL, as the offload creates them; gone after the test."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for migration in sorted(MIGRATIONS.glob("*.sql")):
+            connection.execute(migration.read_bytes())
+        yield connection
+        connection.execute("drop table offload_watermarks, offload_batches, audits")
+
+
+def test_offsets_go_on_after_what_was_offloaded_once_bronze_is_empty(
+    bronze: Bronze, conninfo: str, watermark: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    partition = partition_of("BTCUSDT")
+    feed_binance(bronze, conninfo, [message(number) for number in range(5)])
+    watermark.execute(
+        "insert into offload_watermarks (table_name, token) values ('bronze_trades_binance', %s)",
+        (f'{{"cursor":"kafka_offset","positions":[[{partition},4]]}}',),
+    )
+    bronze.client.command(f"truncate table {bronze.database}.bronze_trades_binance")
+    feed_binance(bronze, conninfo, [message(5), message(6, "ETHUSDT")])
+    assert log(bronze) == [(0, 6), (5, 5)]
+    # Bronze is ahead of the watermark as a rule.
+    feed_binance(bronze, conninfo, [message(7)])
+    assert log(bronze)[-1] == (6, 7)
+
+
+def test_a_watermark_that_cannot_be_read_stops_the_feed(
+    bronze: Bronze, conninfo: str, watermark: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    watermark.execute(
+        "insert into offload_watermarks (table_name, token) values ('bronze_trades_binance', 'x')"
+    )
+    with pytest.raises(OffloadError, match="not a token"):
+        feed_binance(bronze, conninfo, [message(1)])
+    assert log(bronze) == []
+
+
+def test_the_next_offset_is_found_without_reading_the_table(bronze: Bronze, conninfo: str) -> None:
+    rows = 4_000_000
+    bronze.client.command(
+        f"insert into {bronze.database}.bronze_trades_binance "
+        "(exchange_timestamp, sequence_number, symbol, side, price, quantity, quote_volume, "
+        "event_time, kafka_offset, kafka_partition) "
+        "select now64(3), number, 'BTCUSDT', 'buy', 1, 1, 1, now64(3), intDiv(number, 4), "
+        f"number % 4 from numbers({rows})"
+    )
+    reads: list[int] = []
+    client = bronze.client
+    query = client.query
+
+    def counting(*args: Any, **kwargs: Any) -> QueryResult:
+        result: QueryResult = query(*args, **kwargs)
+        reads.append(int(result.summary["read_rows"]))
+        return result
+
+    with (
+        psycopg.connect(conninfo, autocommit=True) as connection,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        m.setattr(client, "query", counting)
+        free = next_offsets(client, connection, registry(), bronze.database, "binance")
+    assert free == dict.fromkeys(range(4), rows // 4)
+    assert sum(reads) < rows // 5
 
 
 def test_a_message_after_a_dead_letter_takes_the_next_offset(bronze: Bronze, conninfo: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2.ingest import archives
+from k2.ingest import archive_kraken
 from k2.ingest.archives import ArchiveError, BadRow, read_archive
 from k2.ingest.trade import Trade
 
@@ -111,6 +111,28 @@ def test_a_broken_first_row_is_not_taken_for_a_header(tmp_path: Path) -> None:
         list(read_archive("kraken", "BCH/EUR", path))
 
 
+@pytest.mark.parametrize(
+    ("exchange", "broken", "right", "reason"),
+    [
+        ("binance", "7,1,1,15", AGG_ROW, "4 columns instead of 8"),
+        ("binance", AGG_ROW.replace("true,true", "maybe,so"), AGG_ROW, "is_buyer_maker is not"),
+        ("binance", "\x00\x00", TRADES_ROW, "1 columns instead of 7"),
+        ("kraken", "1672620536,90", "1672620536,90.07,1.1", "2 columns instead of 3"),
+    ],
+)
+@pytest.mark.parametrize("header", [[], [AGG_HEADER]], ids=["without header", "with header"])
+def test_rows_that_are_right_tell_the_format_even_after_a_broken_first_one(
+    tmp_path: Path, header: list[str], exchange: str, broken: str, right: str, reason: str
+) -> None:
+    path = write(tmp_path / "a.csv", *header, broken, right, right)
+    place = f"{path}:{len(header) + 1}: "
+    with pytest.raises(ArchiveError, match=rf"a\.csv:{len(header) + 1}: {reason}.*--skip-bad"):
+        list(read_archive(exchange, "XRPETH", path))
+    bad: list[BadRow] = []
+    assert len(list(read_archive(exchange, "XRPETH", path, bad.append))) == 2
+    assert [(row.text, row.reason.startswith(place + reason)) for row in bad] == [(broken, True)]
+
+
 @pytest.mark.parametrize("exchange", ["binance", "kraken", "bitstamp"])
 def test_an_unknown_format_is_one_error_that_names_the_known_ones(
     tmp_path: Path, exchange: str
@@ -173,7 +195,7 @@ def test_a_kraken_row_whose_time_goes_back_is_broken(tmp_path: Path) -> None:
 def test_a_second_holds_only_as_many_rows_as_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "TRADES_PER_SECOND", 3)
+    monkeypatch.setattr(archive_kraken, "TRADES_PER_SECOND", 3)
     path = write(tmp_path / "a.csv", *["1672620536,90,1"] * 3)
     with pytest.raises(ArchiveError, match="more than 2 rows in one second"):
         list(read_archive("kraken", "BCH/EUR", path))

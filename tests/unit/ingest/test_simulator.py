@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2.errors import IngestError
+from k2.ingest.simulation import Simulation
 from k2.ingest.simulator import MARKETS, simulate
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def test_prices_walk_on_the_grid_and_sizes_are_positive(trades: list[Trade]) -> 
         assert len(set(prices)) > 10
         assert all(abs(a / b - 1) < 0.02 for a, b in itertools.pairwise(prices))
     assert all(trade.quantity > 0 for trade in trades)
+
+
+def test_the_default_simulation_has_trades_in_every_hour_of_more_than_a_day() -> None:
+    default = Simulation()
+    trades = list(simulate(default.seed, default.trades, default.start, default.hours))
+    first = int(default.start.timestamp())
+    assert len(trades) == default.trades >= 200_000
+    assert default.hours >= 26
+    hours = {(trade.timestamp_us // 1_000_000 - first) // 3600 for trade in trades}
+    assert hours == set(range(int(default.hours)))
+    assert len({(trade.exchange, trade.symbol) for trade in trades}) >= 5
 
 
 @pytest.mark.parametrize(("count", "hours"), [(0, 1.0), (1, 0.0)])
