@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -104,6 +105,8 @@ class Story:
     lake_cleared: dict[str, tuple[int, int]]
     second_stack: subprocess.CompletedProcess[str]
     status: list[dict[str, Any]]
+    page: str
+    page_without_login: int
     left_running: list[str]
     owner_after: int | None
 
@@ -152,6 +155,8 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             lake_cleared=user.lake(),
             second_stack=user.run("up"),
             status=json.loads(user.must("status", "--json")),
+            page=user.airflow().client.get("/k2/tables").text,
+            page_without_login=httpx.get(f"{user.airflow().client.base_url}/k2/tables").status_code,
             **_stop(user, up),
         )
     finally:
@@ -206,6 +211,11 @@ def test_a_second_stack_on_the_same_state_is_refused_in_one_line(story: Story) -
 def test_status_shows_that_nothing_waits(story: Story) -> None:
     assert [table["table"] for table in story.status] == TABLES
     assert all(table["lag_rows"] == 0 and table["watermark"] for table in story.status)
+
+
+def test_the_ui_shows_every_table_to_those_who_are_logged_in(story: Story) -> None:
+    assert all(table in story.page for table in TABLES)
+    assert story.page_without_login == httpx.codes.UNAUTHORIZED
 
 
 def test_down_leaves_no_process_behind(story: Story) -> None:
