@@ -6,7 +6,9 @@ What is noted survives a killed supervisor, so the next start or `make down` fin
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -43,15 +45,11 @@ def note(directory: Path, process: int) -> None:
 
 
 def stop_noted(directory: Path) -> int:
-    """Stop the noted processes, last started first, with all their descendants; how many."""
+    """Stop the noted processes, last started first, with all that they started; how many."""
     stopped = 0
     for process, created in reversed(_noted(directory)):
-        try:
-            found = psutil.Process(int(process))
-        except psutil.NoSuchProcess:
-            continue
-        if abs(found.create_time() - created) < 1:
-            stopped += stop_tree(found)
+        for left in _left_of(int(process), created):
+            stopped += stop_tree(left)
     (directory / "processes.json").unlink(missing_ok=True)
     return stopped
 
@@ -59,16 +57,60 @@ def stop_noted(directory: Path) -> int:
 def stop_tree(process: psutil.Process) -> int:
     """End a process gently, then what is left of it and of its descendants; how many ended."""
     try:
-        family = [process, *process.children(recursive=True)]
+        family = _alive([process, *process.children(recursive=True)])
     except psutil.NoSuchProcess:
         return 0
     _each(family[:1], "terminate")
-    psutil.wait_procs(family[:1], timeout=GRACE_SECONDS)
+    _wait(family[:1], GRACE_SECONDS)
     _each(family, "terminate")
-    _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS / 4)
+    alive = _wait(family, GRACE_SECONDS / 4)
     _each(alive, "kill")
-    psutil.wait_procs(alive, timeout=GRACE_SECONDS / 4)
+    _wait(alive, GRACE_SECONDS / 4)
     return len(family)
+
+
+def _left_of(process: int, created: float) -> list[psutil.Process]:
+    """A noted process, if its id is still its own, and what outlived it in its session."""
+    try:
+        noted = psutil.Process(process)
+        if abs(noted.create_time() - created) >= 1:
+            return []
+        left = [noted]
+    except psutil.NoSuchProcess:
+        left = []
+    if created < psutil.boot_time():
+        return []
+    return left + [one for one in psutil.process_iter() if _session(one) == process]
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return None
+
+
+def _wait(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until they have ended; those that have not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        _, there = psutil.wait_procs(processes, timeout=0)
+        alive = _alive(there)
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.02)
+
+
+def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if _is_alive(process)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """False also for what has ended and nobody has reaped, as in a container without an init."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _each(processes: Iterable[psutil.Process], action: str) -> None:

@@ -61,7 +61,9 @@ def parse_token(text: str, cursor: Cursor) -> Token:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise OffloadError(f"not a token: {text[:200]}") from error
-    if token.kind != cursor.kind or any(not _is_position(p, cursor) for p in token.positions):
+    counted = isinstance(cursor, OffsetCursor) or len(token.positions) == 1
+    fits = counted and all(_is_position(position, cursor) for position in token.positions)
+    if token.kind != cursor.kind or not fits:
         raise OffloadError(f"a token of another cursor than {cursor.kind}: {text[:200]}")
     return token
 
@@ -158,9 +160,11 @@ def range_sql(cursor: Cursor, lower: Token | None, upper: Token) -> str:
 
 
 def _is_position(position: Position, cursor: Cursor) -> bool:
-    return len(position) == len(cursor.columns) and all(
-        isinstance(part, str | int) for part in position
-    )
+    """Whether a position has a value for each column, and a number where SQL gets a number."""
+    if len(position) != len(cursor.columns):
+        return False
+    number = position[-1] if isinstance(cursor, OffsetCursor) else position[0]
+    return type(number) is int and all(type(part) in (str, int) for part in position)
 
 
 def _key_sql(cursor: OffsetCursor, position: Position) -> str:

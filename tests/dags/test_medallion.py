@@ -1,0 +1,245 @@
+"""The DAG's integrity: it imports alone, and it is wired as the layers are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k2.registry import Layer, registry
+
+PROJECT = Path(__file__).resolve().parents[2]
+DAGS = PROJECT / "dags"
+LAYERS = [layer.value for layer in Layer]
+
+# Parses the DAG files in a process in which no connection can be made, and tells what happened.
+PARSE = """
+import json, socket, sys, time
+
+def refuse(*arguments, **options):
+    raise OSError("parsing a DAG file opens no connection")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+started = time.process_time()
+from airflow.dag_processing.dagbag import DagBag
+import airflow.providers.apache.spark.operators.spark_submit
+import airflow.providers.standard.operators.bash
+import airflow.sdk
+imported = time.process_time()
+modules = set(sys.modules)
+bag = DagBag(dag_folder=sys.argv[1])
+print(json.dumps({
+    "import_seconds": imported - started,
+    "parse_seconds": time.process_time() - imported,
+    "errors": bag.import_errors,
+    "files": {dag_id: dag.fileloc for dag_id, dag in bag.dags.items()},
+    "modules": sorted(sys.modules),
+    "added": sorted(set(sys.modules) - modules),
+}))
+"""
+
+
+def parse(script: str, home: Path, *arguments: str) -> Any:
+    environment = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={
+            **{name: value for name, value in environment.items() if not name.startswith("K2_")},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql+psycopg2://nobody@127.0.0.1:1/none",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process without network and database makes of the DAG folder."""
+    result: dict[str, Any] = parse(PARSE, tmp_path_factory.mktemp("airflow"), str(DAGS))
+    return result
+
+
+@pytest.fixture(scope="module")
+def dag(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The DAG `medallion`, imported as a module: Airflow's settings play no part in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+        from airflow.dag_processing.dagbag import DagBag
+
+        bag = DagBag(dag_folder=str(DAGS / "medallion.py"))
+    assert bag.import_errors == {}
+    return bag.dags["medallion"]
+
+
+# Parsing.
+
+
+def test_it_parses_without_network_and_without_database(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+
+
+def test_each_file_holds_one_dag_of_its_name(parsed: dict[str, Any]) -> None:
+    files = {path.stem: str(path) for path in DAGS.glob("*.py")}
+    assert parsed["files"] == files
+    assert list(files) == ["medallion"]
+
+
+@pytest.mark.parametrize(
+    "module", ["pyspark", "clickhouse_connect", "pyiceberg", "pyarrow", "dbt", "pandas", "psycopg"]
+)
+def test_parsing_imports_nothing_heavy(parsed: dict[str, Any], module: str) -> None:
+    heavy = [name for name in parsed["modules"] if name.split(".")[0] == module]
+    assert heavy == []
+
+
+def test_of_this_project_parsing_imports_the_registry_only(parsed: dict[str, Any]) -> None:
+    own = {name for name in parsed["added"] if name.split(".")[0] == "k2"}
+    assert own == {"k2", "k2.registry", "k2.errors"}
+
+
+def test_parsing_costs_less_than_importing_airflow(parsed: dict[str, Any]) -> None:
+    assert parsed["parse_seconds"] < parsed["import_seconds"]
+
+
+def test_the_order_of_tasks_is_the_same_at_every_parse(dag: Any) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    again = DagBag(dag_folder=str(DAGS / "medallion.py")).dags["medallion"]
+    assert list(again.task_dict) == list(dag.task_dict)
+    for task in dag.tasks:
+        assert again.task_dict[task.task_id].downstream_task_ids == task.downstream_task_ids
+
+
+# Tasks against the registry.
+
+
+def test_each_layer_has_dbt_offloads_and_an_audit(dag: Any) -> None:
+    assert sorted(dag.task_dict) == sorted(
+        f"{layer}.{task}" for layer in LAYERS for task in ("dbt", "offload", "audit")
+    )
+
+
+def test_every_table_of_the_registry_has_its_offload(dag: Any) -> None:
+    mapped = {layer: tables_of(dag, layer) for layer in LAYERS}
+    assert mapped == {
+        layer.value: [table.name for table in registry().layer(layer)] for layer in Layer
+    }
+    assert sum(len(tables) for tables in mapped.values()) == 9
+
+
+def tables_of(dag: Any, layer: str) -> list[str]:
+    operator = dag.task_dict[f"{layer}.offload"]
+    arguments = operator.expand_input.value["application_args"]
+    assert all(len(one) == 1 for one in arguments)
+    return [name for (name,) in arguments]
+
+
+def test_an_offload_is_named_after_its_table(dag: Any) -> None:
+    for layer in LAYERS:
+        operator = dag.task_dict[f"{layer}.offload"]
+        template = operator.partial_kwargs["map_index_template"]
+        for name in tables_of(dag, layer):
+            assert render(dag, template, application_args=[name]) == name
+
+
+def render(dag: Any, template: str, **attributes: Any) -> str:
+    from types import SimpleNamespace
+
+    context = {"task": SimpleNamespace(**attributes)}
+    text: str = dag.get_template_env().from_string(template).render(context)
+    return text
+
+
+def test_offloads_share_a_pool_and_run_the_job(dag: Any) -> None:
+    for layer in LAYERS:
+        options = dag.task_dict[f"{layer}.offload"].partial_kwargs
+        assert options["pool"] == "offload"
+        assert Path(options["application"]) == PROJECT / "include" / "k2" / "jobs" / "offload.py"
+        assert Path(options["application"]).is_file()
+        assert options["conn_id"] == "spark_default"
+
+
+def test_dbt_builds_the_layer_it_is_named_after(dag: Any) -> None:
+    for layer in LAYERS:
+        operator = dag.task_dict[f"{layer}.dbt"]
+        assert operator.bash_command.startswith("dbt ")
+        assert f"--select {layer}" in operator.bash_command
+        assert (Path(operator.cwd) / "dbt_project.yml").is_file()
+        assert (Path(operator.cwd) / "models" / layer).is_dir()
+
+
+# Order.
+
+
+def test_a_layer_begins_when_all_of_the_one_before_it_is_done(dag: Any) -> None:
+    for position, layer in enumerate(LAYERS):
+        before = {
+            f"{earlier}.{task}"
+            for earlier in LAYERS[:position]
+            for task in ("dbt", "offload", "audit")
+        }
+        for task in ("dbt", "offload", "audit"):
+            upstream = dag.task_dict[f"{layer}.{task}"].get_flat_relative_ids(upstream=True)
+            assert before <= upstream
+
+
+def test_in_a_layer_dbt_comes_before_the_offloads_and_the_audit_after_them(dag: Any) -> None:
+    for layer in LAYERS:
+        assert f"{layer}.dbt" in dag.task_dict[f"{layer}.offload"].upstream_task_ids
+        assert f"{layer}.offload" in dag.task_dict[f"{layer}.audit"].upstream_task_ids
+
+
+def test_only_bronze_begins_and_only_gold_ends(dag: Any) -> None:
+    assert [task.task_id for task in dag.roots] == ["bronze.dbt"]
+    assert [task.task_id for task in dag.leaves] == ["gold.audit"]
+
+
+# How it runs.
+
+
+def test_it_runs_every_quarter_of_an_hour_one_at_a_time_without_catching_up(dag: Any) -> None:
+    assert dag.schedule == "*/15 * * * *"
+    assert dag.max_active_runs == 1
+    assert dag.catchup is False
+    assert dag.start_date.utcoffset() == dt.timedelta(0)
+
+
+def test_every_task_is_tried_again_within_a_limit_of_time(dag: Any) -> None:
+    for task in dag.tasks:
+        assert task.retries >= 1
+        assert task.execution_timeout > dt.timedelta(0)
+        assert task.trigger_rule == "all_success"
+
+
+def test_it_says_what_it_does_and_is_found_by_tags(dag: Any) -> None:
+    assert dag.tags >= {"k2", "offload"}
+    for word in (*LAYERS, "dbt", "offload", "audit", "cleared"):
+        assert word in dag.doc_md
+
+
+def test_the_check_sees_broken_files_and_connections(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name, text in {
+        "missing": "import no_such_module",
+        "syntax": "def",
+        "asking": "import urllib.request; urllib.request.urlopen('http://127.0.0.1:1/')",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(f"from airflow.sdk import DAG\n{text}\n")
+    errors = parse(PARSE, tmp_path_factory.mktemp("airflow"), str(tmp_path))["errors"]
+    reasons = {Path(path).stem: reason for path, reason in errors.items()}
+    assert sorted(reasons) == ["asking", "missing", "syntax"]
+    assert "opens no connection" in reasons["asking"]
