@@ -6,7 +6,7 @@ import importlib
 import zlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 from backports import zstd
 
 from k2.embedded.clickhouse.exceptions import BAD_ARGUMENTS, NOT_IMPLEMENTED, query_error
