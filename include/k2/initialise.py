@@ -38,6 +38,7 @@ def initialise(
     with connect(settings.clickhouse, database="default") as client:
         create_bronze(client, registry, queue=queue, broker=broker)
     say("bronze tables and their queues are there")
+    say("dbt builds silver and gold ...")
     run_dbt(
         ["build", "--quiet", "--resource-type", "seed", "--resource-type", "model"],
         settings,

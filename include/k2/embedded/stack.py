@@ -94,6 +94,7 @@ def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) 
     Raises:
         StackError: a service ends or does not answer; the message names its log.
     """
+    say("airflow starts (half a minute) ...")
     started = time.monotonic()
     environment = stack.environment
     if not scheduled:
