@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint format lock clean
+.PHONY: help setup demo up down test crash-matrix soak lint format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment and install what is locked
 
@@ -36,6 +36,12 @@ down: $(READY) ## stop the stack from another terminal
 
 test: $(READY) ## run all tests (ARGS="-k candles")
 	@$(BIN)/python -m pytest $(ARGS)
+
+crash-matrix: $(READY) ## kill drivers and servers at every step, print what was lost (ARGS="-k gold")
+	@$(BIN)/python -m pytest tests/crash -m crash --quiet $(ARGS)
+
+soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minutes 120")
+	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 soak $(ARGS)
 
 lint: $(READY) ## check style, types and SQL
 	$(BIN)/ruff check .

@@ -5,16 +5,18 @@ Every 15 minutes: what arrived becomes Silver and Gold, and every table is offlo
 
 Three groups, one after the other: **bronze**, **silver**, **gold**. In each, dbt builds and tests
 the layer, then one Spark job for each table of the registry offloads what is new, then the
-layer's new partitions are audited, ClickHouse against Iceberg.
+layer's new partitions are audited, ClickHouse against Iceberg. At the end **retention** drops from
+ClickHouse what is past its days there, kept by Iceberg, and settled into candles.
 
 Every task can be cleared and rerun at any time: dbt settles only what changed, an offload goes on
-from the token inside Iceberg, and an audit only reads.
+from the token inside Iceberg, an audit only reads, and retention checks each partition anew.
 
 | task | what to do when it fails |
 |---|---|
 | `dbt` | its log names the model or the test; correct it and clear the task |
 | `offload` | its log says in one line what stopped it; nothing was committed; clear the task |
 | `audit` | its log names table and partition; see *Audit differs* in `docs/runbook.md` |
+| `retention` | nothing was dropped that is not in Iceberg; correct what its log says and clear it |
 """
 
 from __future__ import annotations
@@ -44,6 +46,16 @@ def audit(layer: str) -> None:
     settings = load_settings(os.environ)
     tables = registry().layer(Layer(layer))
     require_equal([audit_table(settings, table, only_new=True) for table in tables])
+
+
+@task(map_index_template="{{ task.op_kwargs['table'] }}")
+def retention(table: str) -> None:
+    """Drop what is past its retention; what Iceberg does not keep stays, and the log says why."""
+    from k2.offload.retention import apply_retention
+    from k2.settings import load_settings
+
+    today = dt.datetime.now(dt.UTC).date()
+    apply_retention(load_settings(os.environ), registry().table(table), today=today)
 
 
 with DAG(
@@ -82,4 +94,10 @@ with DAG(
             ).expand(application_args=[[table.name] for table in registry().layer(layer)])
             chain(dbt, offload, audit(layer.value))
         groups.append(group)
-    chain(*groups)
+    # Last of all: nobody reads what is gone, neither Silver from Bronze nor a candle from Silver.
+    chain(
+        *groups,
+        retention.expand(
+            table=[table.name for table in registry().tables if table.retention_days is not None]
+        ),
+    )

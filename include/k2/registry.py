@@ -7,6 +7,7 @@ has to doubt what it reads.
 from __future__ import annotations
 
 import functools
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -110,6 +111,8 @@ class Table(_Entry):
             )
         if (self.exchange is None) == (self.layer is Layer.BRONZE):
             raise ValueError("a bronze table names its exchange, and no other table does")
+        if self.retention_days is not None and self.commit != "append":
+            raise ValueError("retention_days counts from ingestion, so commit must be append")
         if self.columns & set(self.exclude):
             raise ValueError("a column under exclude is used by cursor, partition or order")
         return self
@@ -192,8 +195,8 @@ def load_registry(directory: Path = REGISTRY_DIRECTORY) -> Registry:
 
 @functools.cache
 def registry() -> Registry:
-    """The registries of this bundle, loaded once a process."""
-    return load_registry()
+    """The registries of this bundle, or of the directory K2_REGISTRY, loaded once a process."""
+    return load_registry(Path(os.environ.get("K2_REGISTRY") or REGISTRY_DIRECTORY))
 
 
 def _find(kind: str, name: str, entries: tuple[E, ...]) -> E:

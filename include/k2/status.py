@@ -1,4 +1,4 @@
-"""Where every table stands: its watermark, what waits to be offloaded, its last batch."""
+"""Where every table stands: watermark, what waits to be offloaded, last batch, retention."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from k2.clickhouse import connect, quote_identifier
-from k2.offload import watermark
+from k2.offload import drops, watermark
 from k2.offload.cursor import beyond_sql, parse_token
-from k2.offload.plan import source_sql
+from k2.offload.drops import Reason
+from k2.offload.plan import INGESTION, source_sql
+from k2.offload.retention import RetentionError, past_days
 from k2.registry import OffsetCursor
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Mapping
 
     from clickhouse_connect.driver.client import Client
 
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table. Lag: rows beyond the watermark, and the age of the oldest of them in seconds."""
+    """One table. Lag: rows beyond the watermark, and the age of the oldest of them in seconds.
+
+    Retention: how many days of ClickHouse are past it, and why they are still there.
+    """
 
     table: str
     layer: str
@@ -34,10 +40,11 @@ class TableStatus:
     last_rows: int | None
     last_committed_at: dt.datetime | None
     holder: str | None
+    retention: str | None
 
 
-def table_statuses(settings: Settings, registry: Registry) -> list[TableStatus]:
-    """The status of every table of the registry, in its order.
+def table_statuses(settings: Settings, registry: Registry, *, today: dt.date) -> list[TableStatus]:
+    """The status of every table of the registry, in its order; `today` is a day of UTC.
 
     Raises:
         StackError: ClickHouse or PostgreSQL cannot be used.
@@ -57,17 +64,28 @@ def table_statuses(settings: Settings, registry: Registry) -> list[TableStatus]:
             """
         ).fetchall()
         known = {row["table_name"]: row for row in rows}
-        return [_status(client, table, known.get(table.name, {})) for table in registry.tables]
+        kept = drops.read_reasons(postgres)
+        return [
+            _status(client, table, known.get(table.name, {}), kept.get(table.name, {}), today)
+            for table in registry.tables
+        ]
 
 
-def _status(client: Client, table: Table, row: dict[str, Any]) -> TableStatus:
+def _status(
+    client: Client,
+    table: Table,
+    row: dict[str, Any],
+    kept: Mapping[dt.date, Reason],
+    today: dt.date,
+) -> TableStatus:
     text = row.get("token")
     token = None if text is None else parse_token(text, table.cursor)
-    arrival = "ingestion_timestamp" if isinstance(table.cursor, OffsetCursor) else None
-    arrival = quote_identifier(arrival or table.cursor.columns[0])
-    lag_rows, lag_seconds = client.query(
+    arrival = INGESTION if isinstance(table.cursor, OffsetCursor) else table.cursor.columns[0]
+    arrival = quote_identifier(arrival)
+    lag_rows, lag_seconds, oldest = client.query(
         f"select count(), if(count() = 0, 0, dateDiff('millisecond', min({arrival}), now64(3))"
-        f" / 1000) from {source_sql(client, table)} where {beyond_sql(table.cursor, token)}"
+        f" / 1000), toDate(min({arrival}))"
+        f" from {source_sql(client, table)} where {beyond_sql(table.cursor, token)}"
     ).result_rows[0]
     return TableStatus(
         table=table.name,
@@ -80,4 +98,30 @@ def _status(client: Client, table: Table, row: dict[str, Any]) -> TableStatus:
         last_rows=row.get("row_count"),
         last_committed_at=row.get("committed_at"),
         holder=row.get("holder"),
+        retention=_retention(client, table, today, oldest if lag_rows else None, kept),
     )
+
+
+def _retention(
+    client: Client,
+    table: Table,
+    today: dt.date,
+    oldest_waiting: dt.date | None,
+    kept: Mapping[dt.date, Reason],
+) -> str | None:
+    """How many days are past the retention, and why they are still there."""
+    if table.retention_days is None:
+        return None
+    try:
+        past = past_days(client, table, today)
+    except RetentionError:
+        return "not partitioned by ingestion day"
+    if not past:
+        return "ok"
+    reasons = {kept[day] for day in past if day in kept} - {Reason.NOT_OFFLOADED}
+    # Seen here and now: where nothing is offloaded, the step may not have run for as long.
+    if oldest_waiting is not None and oldest_waiting <= past[-1]:
+        reasons.add(Reason.NOT_OFFLOADED)
+    days = f"{len(past)} day{'s' if len(past) > 1 else ''} past"
+    named = ", ".join(reason.value for reason in Reason if reason in reasons)
+    return f"{days}, kept: {named}" if named else f"{days}, due with the next run"

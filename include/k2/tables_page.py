@@ -1,7 +1,8 @@
-"""The page *K2 tables*: each table's watermark, lag and last batch, for Airflow's UI."""
+"""The page *K2 tables*: each table's watermark, lag, last batch and retention, for Airflow's UI."""
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import os
 from typing import Annotated
@@ -34,6 +35,7 @@ _PAGE = jinja2.Environment(autoescape=True).from_string("""\
   <tr>
     <th>Layer<th>Table<th>Watermark<th class="number">Lag, rows<th class="number">Lag, s
     <th>Last batch<th class="number">Rows<th>Committed (UTC)<th>Claimed by
+    <th>Retention
   </tr>
   {% for table in tables %}
   <tr>
@@ -44,6 +46,7 @@ _PAGE = jinja2.Environment(autoescape=True).from_string("""\
     <td class="number">{{ "{:,}".format(table.last_rows or 0) }}
     <td>{% set at = table.last_committed_at %}{{ "{:%Y-%m-%d %H:%M:%S}".format(at) if at }}
     <td>{{ table.holder or "-" }}
+    <td>{{ table.retention or "-" }}
   </tr>
   {% endfor %}
 </table>
@@ -60,7 +63,8 @@ def application() -> FastAPI:
     @app.get("/tables", response_class=HTMLResponse)
     def tables(_user: Annotated[object, Depends(get_user)]) -> str:
         try:
-            return render(table_statuses(load_settings(os.environ), registry()))
+            today = dt.datetime.now(dt.UTC).date()
+            return render(table_statuses(load_settings(os.environ), registry(), today=today))
         except K2Error as error:
             return render([], problem=str(error))
 

@@ -128,7 +128,8 @@ def test_the_order_of_tasks_is_the_same_at_every_parse(dag: Any) -> None:
 
 def test_each_layer_has_dbt_offloads_and_an_audit(dag: Any) -> None:
     assert sorted(dag.task_dict) == sorted(
-        f"{layer}.{task}" for layer in LAYERS for task in ("dbt", "offload", "audit")
+        ["retention"]
+        + [f"{layer}.{task}" for layer in LAYERS for task in ("dbt", "offload", "audit")]
     )
 
 
@@ -202,9 +203,25 @@ def test_in_a_layer_dbt_comes_before_the_offloads_and_the_audit_after_them(dag: 
         assert f"{layer}.offload" in dag.task_dict[f"{layer}.audit"].upstream_task_ids
 
 
-def test_only_bronze_begins_and_only_gold_ends(dag: Any) -> None:
+def test_only_bronze_begins_and_only_retention_ends(dag: Any) -> None:
     assert [task.task_id for task in dag.roots] == ["bronze.dbt"]
-    assert [task.task_id for task in dag.leaves] == ["gold.audit"]
+    assert [task.task_id for task in dag.leaves] == ["retention"]
+
+
+def test_nothing_is_dropped_before_every_layer_is_built_and_audited(dag: Any) -> None:
+    upstream = dag.task_dict["retention"].get_flat_relative_ids(upstream=True)
+    assert upstream == set(dag.task_dict) - {"retention"}
+
+
+def test_every_table_that_clickhouse_forgets_has_its_retention(dag: Any) -> None:
+    operator = dag.task_dict["retention"]
+    tables = operator.op_kwargs_expand_input.value["table"]
+    assert tables == ["bronze_trades_binance", "bronze_trades_kraken", "silver_trades"]
+    assert all(registry().table(name).retention_days for name in tables)
+    template = operator.partial_kwargs["map_index_template"]
+    for name in tables:
+        unmapped = operator.unmap({"op_kwargs": {"table": name}})
+        assert render(dag, template, op_kwargs=unmapped.op_kwargs) == name
 
 
 # How it runs.
@@ -226,7 +243,7 @@ def test_every_task_is_tried_again_within_a_limit_of_time(dag: Any) -> None:
 
 def test_it_says_what_it_does_and_is_found_by_tags(dag: Any) -> None:
     assert dag.tags >= {"k2", "offload"}
-    for word in (*LAYERS, "dbt", "offload", "audit", "cleared"):
+    for word in (*LAYERS, "dbt", "offload", "audit", "retention", "cleared"):
         assert word in dag.doc_md
 
 

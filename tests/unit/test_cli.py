@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-COMMANDS = ["demo", "up", "down", "init", "replay", "offload", "audit", "status", "sql"]
+COMMANDS = [
+    "demo",
+    "up",
+    "down",
+    "init",
+    "replay",
+    "offload",
+    "audit",
+    "soak",
+    "status",
+    "repair",
+    "sql",
+]
 NO_STACK = (
     "error: no stack is running; start one with 'make up', or set K2_CLICKHOUSE_HOST and the "
     "other K2_ variables to reach services of your own\n"
@@ -135,6 +147,8 @@ def test_the_program_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
         ["audit"],
         ["audit", "ohlcv_1m"],
         ["offload", "ohlcv_1m"],
+        ["repair", "ohlcv_1m"],
+        ["repair", "ohlcv_1m", "--accept-lake"],
         ["replay"],
         ["init"],
         ["sql", "select 1"],
@@ -157,7 +171,7 @@ def test_stopping_without_a_stack_is_no_error(k2: Callable[..., Run]) -> None:
     assert k2("down") == (0, "", "no stack was running\n")
 
 
-@pytest.mark.parametrize("command", ["offload", "audit"])
+@pytest.mark.parametrize("command", ["offload", "audit", "repair"])
 def test_an_unknown_table_is_answered_with_the_known_ones(
     k2: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -205,6 +219,8 @@ def test_trades_that_cannot_be_read_stop_it_before_anything_starts(
         ["status", "--nope"],
         ["offload"],
         ["sql"],
+        ["repair"],
+        ["repair", "ohlcv_1m", "--accept-lake", "--restore-lake"],
         ["init", "--queue", "rabbit"],
         ["replay", "--count", "0"],
         ["replay", "--hours", "soon"],

@@ -114,6 +114,10 @@ BAD_TABLES: dict[str, tuple[Callable[[Document], object], str]] = {
         entry(2, retention_days="30"),
         "silver_trades: retention_days: Input should be a valid integer",
     ),
+    "a retention of candles": (
+        entry(3, retention_days=30),
+        "ohlcv_1m: retention_days counts from ingestion, so commit must be append",
+    ),
     "a word for a list": (
         entry(2, order="timestamp"),
         "silver_trades: order: Input should be a valid tuple",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 
 from k2 import airflow_client
 from k2.embedded import airflow, clickhouse, postgres, processes, spark
@@ -128,22 +129,50 @@ def stop(directory: Path) -> bool:
     return True
 
 
+def restart_clickhouse(stack: Stack) -> None:
+    """Kill ClickHouse where it stands, and start it again on the same data."""
+    data = str(stack.directory / "clickhouse")
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "k2.embedded.clickhouse" in command and data in command:
+            process.kill()
+            process.wait()
+    _start_clickhouse(stack)
+
+
+def restart_postgres(stack: Stack) -> None:
+    """Stop PostgreSQL under its clients, and start it again."""
+    postgres.stop(stack.directory / "postgres")
+    _start_postgres(stack)
+
+
 def _start_engines(stack: Stack, say: Callable[[str], None]) -> None:
-    state, directory, logs = stack.state, stack.directory, stack.directory / "logs"
     started = time.monotonic()
+    _start_postgres(stack)
+    postgres.create_databases(DATABASES, stack.state.postgres_port, stack.state.postgres_password)
+    say(f"postgresql  {HOST}:{stack.state.postgres_port}  ({time.monotonic() - started:.0f} s)")
+    started = time.monotonic()
+    _start_clickhouse(stack)
+    address = f"http://{HOST}:{stack.state.clickhouse_port}"
+    say(f"clickhouse  {address}  ({time.monotonic() - started:.0f} s)")
+
+
+def _start_postgres(stack: Stack) -> None:
     postgres.start(
-        directory / "postgres", logs / "postgres.log", state.postgres_port, state.postgres_password
+        stack.directory / "postgres",
+        stack.directory / "logs" / "postgres.log",
+        stack.state.postgres_port,
+        stack.state.postgres_password,
     )
-    postgres.create_databases(DATABASES, state.postgres_port, state.postgres_password)
-    say(f"postgresql  {HOST}:{state.postgres_port}  ({time.monotonic() - started:.0f} s)")
-    started = time.monotonic()
-    log = logs / "clickhouse.log"
+
+
+def _start_clickhouse(stack: Stack) -> None:
+    state, log = stack.state, stack.directory / "logs" / "clickhouse.log"
     server = clickhouse.start(
-        directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
+        stack.directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
     )
-    processes.note(directory, server.pid)
+    processes.note(stack.directory, server.pid)
     clickhouse.wait_until_ready(server, state.clickhouse_port, log)
-    say(f"clickhouse  http://{HOST}:{state.clickhouse_port}  ({time.monotonic() - started:.0f} s)")
 
 
 def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:

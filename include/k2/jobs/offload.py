@@ -8,25 +8,32 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import psycopg
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from py4j.protocol import Py4JJavaError
 from pyspark.java_gateway import ensure_callback_server_started, launch_gateway
 
 from k2.clickhouse import connect
 from k2.errors import K2Error
 from k2.logs import configure_logs, get_logger
+from k2.offload import faults
+from k2.offload.claim import claim
 from k2.offload.engine import Driver, run
 from k2.offload.lake import JvmLake
-from k2.offload.watermark import claim
 from k2.registry import registry
 from k2.settings import load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def main(arguments: list[str]) -> int:
     """Offload the table of the one argument; the exit status."""
     configure_logs()
     try:
+        faults.arm(os.environ)
         (name,) = arguments
         table = registry().table(name)
         settings = load_settings(os.environ)
@@ -34,12 +41,32 @@ def main(arguments: list[str]) -> int:
             gateway = launch_gateway()  # type: ignore[no-untyped-call]
             ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
             lake = JvmLake(gateway, settings).load(table.name)
-            run(Driver(client, lake, held, table, now=lambda: dt.datetime.now(dt.UTC)))
-    except (K2Error, ClickHouseError, psycopg.Error) as error:
-        reason = " ".join(str(error).split())
+            run(Driver(client, lake, held, table, now=_now, spark=_spark))
+    except (K2Error, ClickHouseError, psycopg.Error, Py4JJavaError) as error:
+        text = _causes(error) if isinstance(error, Py4JJavaError) else str(error)
+        reason = " ".join(text.split())
         get_logger(table=" ".join(arguments)).error("offload stopped", reason=reason)
         return 1
     return 0
+
+
+def _causes(error: Py4JJavaError) -> str:
+    """What failed in the JVM, and why: the catalog or the lake's storage, without the stack."""
+    causes, cause = [], error.java_exception
+    while cause is not None:
+        causes.append(str(cause.toString()))
+        cause = cause.getCause()
+    return f"the Iceberg lake cannot be used: {': '.join(causes)}; run the offload again"
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _spark() -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    return SparkSession.builder.appName("k2 offload").getOrCreate()
 
 
 if __name__ == "__main__":

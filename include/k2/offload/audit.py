@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING
 
 from k2.clickhouse import connect
 from k2.errors import OffloadError
-from k2.offload import watermark
+from k2.offload import drops, watermark
 from k2.offload.catalog import load_table, open_catalog
 from k2.offload.checksum import add_checksums, checksum_arrow, checksum_sql
 from k2.offload.cursor import Token, beyond_sql, parse_token, up_to_sql
+from k2.offload.lineage import SINCE, TOKEN
 from k2.offload.plan import (
     partition_bounds_sql,
     partition_range,
     partition_sql,
     source_sql,
+    touched_partitions,
 )
 from k2.offload.schema import Column, source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
     from pyiceberg.catalog.sql import SqlCatalog
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
     from k2.registry import PartitionRule, Table
     from k2.settings import Settings
-
-TOKEN_PROPERTY = "k2.token"  # noqa: S105 - how far a table is offloaded, no secret
 
 
 class AuditError(OffloadError):
@@ -48,20 +48,36 @@ class Side:
     rows: int = 0
     checksum: int = 0
 
+    def __add__(self, other: Side) -> Side:
+        return Side(self.rows + other.rows, add_checksums((self.checksum, other.checksum)))
+
 
 @dataclass(frozen=True)
 class PartitionAudit:
-    """One partition, compared. `waiting`: ClickHouse has corrected it since its last offload."""
+    """One partition, compared. `waiting`: ClickHouse has corrected it since its last offload.
+
+    `dropped`: what retention has taken out of ClickHouse, and Iceberg must still have.
+    """
 
     table: str
     partition: str
     clickhouse: Side
     iceberg: Side
     waiting: bool = False
+    dropped: Side = Side()
 
     @property
     def equal(self) -> bool:
-        return self.waiting or self.clickhouse == self.iceberg
+        return self.waiting or self.clickhouse + self.dropped == self.iceberg
+
+    def describe(self) -> str:
+        """Both sides, for people."""
+        dropped = f" and {self.dropped.rows} dropped by retention" if self.dropped.rows else ""
+        same_rows = self.clickhouse.rows + self.dropped.rows == self.iceberg.rows
+        return (
+            f"ClickHouse {self.clickhouse.rows} rows{dropped}, Iceberg {self.iceberg.rows} rows"
+            + (", checksums differ" if same_rows else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,10 @@ class TableAudit:
     def iceberg_rows(self) -> int:
         return sum(partition.iceberg.rows for partition in self.partitions)
 
+    @property
+    def dropped_rows(self) -> int:
+        return sum(partition.dropped.rows for partition in self.partitions)
+
     def differences(self) -> tuple[PartitionAudit, ...]:
         """The partitions that differ."""
         return tuple(partition for partition in self.partitions if not partition.equal)
@@ -100,7 +120,13 @@ def audit_table(settings: Settings, table: Table, *, only_new: bool = False) -> 
         # Batches that are recorded from here on are left to the next audit.
         audited_at = watermark.current_time(postgres)
         partitions = watermark.unaudited_partitions(postgres, table.name) if only_new else None
-        result = _compare(client, catalog, settings, table, partitions)
+        with drops.lock(postgres, table.name, shared=True):
+            gone = [
+                drop
+                for drop in drops.read_drops(postgres, table.name)
+                if drops.happened(client, drop)
+            ]
+            result = _compare(client, catalog, settings, table, partitions, drops.add_up(gone))
         watermark.record_audit(
             postgres,
             audited_at,
@@ -116,12 +142,7 @@ def require_equal(audits: Sequence[TableAudit]) -> None:
     """Raise AuditError, naming table and partition, unless all are equal."""
     different = [difference for audit in audits for difference in audit.differences()]
     if different:
-        named = "; ".join(
-            f"{one.table} {one.partition}: ClickHouse {one.clickhouse.rows} rows, "
-            f"Iceberg {one.iceberg.rows} rows"
-            + ("" if one.clickhouse.rows != one.iceberg.rows else ", checksums differ")
-            for one in different
-        )
+        named = "; ".join(f"{one.table} {one.partition}: {one.describe()}" for one in different)
         raise AuditError(f"{len(different)} partition(s) differ: {named}")
 
 
@@ -131,15 +152,17 @@ def _compare(
     settings: Settings,
     table: Table,
     partitions: Sequence[str] | None,
+    dropped: Mapping[str, tuple[int, int]],
 ) -> TableAudit:
     columns = source_columns(client, table)
     lake = load_table(catalog, settings, table.name)
-    text = lake.properties.get(TOKEN_PROPERTY)
+    text = lake.properties.get(TOKEN)
     token = None if text is None else parse_token(text, table.cursor)
-    source = dict(_clickhouse_sides(client, table, columns, token, partitions))
+    absent = absent_sql(client, table, columns, lake)
+    source = dict(_clickhouse_sides(client, table, columns, absent, token, partitions))
     waiting, waiting_rows = _waiting(client, table, token)
     names = (
-        sorted(source.keys() | lake_partitions(lake, table.partition))
+        sorted(source.keys() | dropped.keys() | lake_partitions(lake, table.partition))
         if partitions is None
         else sorted(partitions)
     )
@@ -150,8 +173,9 @@ def _compare(
                 table.name,
                 name,
                 source.get(name, Side()),
-                _iceberg_side(lake, table.partition, columns, name),
+                iceberg_side(lake, columns, _partition_filter(table.partition, name)),
                 waiting=table.commit == "overwrite" and name in waiting,
+                dropped=Side(*dropped.get(name, ())),
             )
             for name in names
         ),
@@ -163,6 +187,7 @@ def _clickhouse_sides(
     client: Client,
     table: Table,
     columns: Sequence[Column],
+    absent: Mapping[str, str],
     token: Token | None,
     partitions: Sequence[str] | None,
 ) -> Iterator[tuple[str, Side]]:
@@ -171,10 +196,31 @@ def _clickhouse_sides(
         where = f"{where} and {partition_bounds_sql(table.partition, partitions)}"
     for name, rows, checksum in client.query(
         f"select {partition_sql(table.partition)} as lake_partition, count(),"
-        f" {checksum_sql(columns, of_source=True)}"
+        f" {checksum_sql(columns, of_source=True, absent=absent)}"
         f" from {source_sql(client, table)} where {where} group by lake_partition"
     ).result_rows:
         yield name, Side(rows, checksum)
+
+
+def absent_sql(
+    client: Client, table: Table, columns: Sequence[Column], lake: IcebergTable
+) -> dict[str, str]:
+    """For each column that was added later, the predicate of the rows that are in Iceberg without.
+
+    ClickHouse has a value for them: the column's default.
+    """
+    found = {}
+    for column in columns:
+        text = lake.properties.get(f"{SINCE}{column.name}")
+        if text is None:
+            continue
+        since = parse_token(text, table.cursor)
+        if table.commit == "append":
+            found[column.name] = up_to_sql(table.cursor, since)
+        else:
+            replaced = touched_partitions(client, table, beyond_sql(table.cursor, since))
+            found[column.name] = f"not {partition_bounds_sql(table.partition, replaced)}"
+    return found
 
 
 def _waiting(client: Client, table: Table, token: Token | None) -> tuple[set[str], int]:
@@ -203,12 +249,20 @@ def lake_partitions(lake: IcebergTable, rule: PartitionRule) -> set[str]:
     return names
 
 
-def _iceberg_side(
-    lake: IcebergTable, rule: PartitionRule, columns: Sequence[Column], partition: str
-) -> Side:
-    start, end = (f"{day}T00:00:00+00:00" for day in partition_range(rule, partition))
+def _partition_filter(rule: PartitionRule, partition: str) -> str:
+    return days_filter(rule.column, *partition_range(rule, partition))
+
+
+def days_filter(column: str, first: dt.date, end: dt.date) -> str:
+    """PyIceberg's filter of the rows whose time is in the days [first, end), in UTC."""
+    start, stop = (f"{day}T00:00:00+00:00" for day in (first, end))
+    return f"{column} >= '{start}' and {column} < '{stop}'"
+
+
+def iceberg_side(lake: IcebergTable, columns: Sequence[Column], row_filter: str) -> Side:
+    """Rows and checksum of what Iceberg has, as PyIceberg reads it."""
     scan = lake.scan(
-        row_filter=f"{rule.column} >= '{start}' and {rule.column} < '{end}'",
+        row_filter=row_filter,
         selected_fields=tuple(column.name for column in columns),
     )
     rows, checksums = 0, []

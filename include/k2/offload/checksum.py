@@ -20,7 +20,7 @@ from k2.clickhouse import quote_identifier
 from k2.offload.schema import Column, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,13 +28,22 @@ _MASK = (1 << 64) - 1
 _MIX = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio, odd: as in SplitMix64
 
 
-def checksum_sql(columns: Iterable[Column], *, of_source: bool) -> str:
+def checksum_sql(
+    columns: Iterable[Column], *, of_source: bool, absent: Mapping[str, str] | None = None
+) -> str:
     """The ClickHouse expression of the checksum, UInt64.
 
     `of_source` takes the columns of the source table and casts them as the unload does; otherwise
-    the columns are those of a file of the lake.
+    the columns are those of a file of the lake. `absent` has, by column, the predicate of the rows
+    for which the column counts as null, whatever its value is.
     """
-    terms = " + ".join(_term_sql(column, of_source=of_source) for column in columns)
+    absent = absent or {}
+    terms = " + ".join(
+        f"if({absent[column.name]}, 0, {_term_sql(column, of_source=of_source)})"
+        if column.name in absent
+        else _term_sql(column, of_source=of_source)
+        for column in columns
+    )
     mixed = f"(bitXor(({terms}) as row_sum, bitShiftRight(row_sum, 32)) * {_MIX}) as row_mixed"
     return f"sum(bitXor({mixed}, bitShiftRight(row_mixed, 29)))"
 

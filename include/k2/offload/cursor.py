@@ -81,6 +81,19 @@ def advance(lower: Token | None, newer: Token) -> Token:
     return Token(newer.kind, tuple(sorted(offsets.values())))
 
 
+def covered_by_both(left: Token, right: Token) -> Token:
+    """The token of the rows that are up to both tokens."""
+    if left.kind != "kafka_offset":
+        return min(left, right, key=lambda token: token.positions)
+    offsets = {position[:-1]: position for position in left.positions}
+    shared = [
+        min(position, offsets[position[:-1]])
+        for position in right.positions
+        if position[:-1] in offsets
+    ]
+    return Token(left.kind, tuple(sorted(shared)))
+
+
 def newest_sql(cursor: Cursor, source: str, lower: Token | None) -> str:
     """The query of the newest positions beyond a token; no row when nothing is new."""
     where = f"where {beyond_sql(cursor, lower)}"

@@ -6,12 +6,16 @@ claim, recover, and for each batch: plan, unload, verify, commit, advance.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from k2.errors import OffloadError
 from k2.logs import get_logger
+from k2.offload.arrivals import require_no_strangers
 from k2.offload.cursor import Token, parse_token
+from k2.offload.faults import fault
+from k2.offload.lineage import require_intact
 from k2.offload.plan import (
     Intent,
     next_upper,
@@ -20,17 +24,21 @@ from k2.offload.plan import (
     plan_batch,
     require_source_not_behind,
 )
-from k2.offload.schema import source_columns
-from k2.offload.unload import WrittenFile, unload, verify
-from k2.offload.watermark import Batch, Claim, Watermark
+from k2.offload.schema import new_columns, source_columns
+from k2.offload.unload import WrittenFile, cancel_unload, unload, verify
+from k2.offload.watermark import Batch, Watermark
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Sequence
 
     from clickhouse_connect.driver.client import Client
+    from pyiceberg.table import Table as IcebergTable
+    from pyspark.sql import SparkSession
     from structlog.typing import FilteringBoundLogger
 
+    from k2.offload.claim import Claim
+    from k2.offload.lineage import LakeState
     from k2.offload.schema import Column
     from k2.registry import Table
 
@@ -42,8 +50,9 @@ class LakeTable(Protocol):
     def location(self) -> str: ...
     @property
     def column_types(self) -> dict[str, str]: ...
-    def token(self) -> str | None: ...
-    def epoch(self) -> int: ...
+    def state(self) -> LakeState: ...
+    def open_reader(self) -> IcebergTable: ...
+    def add_columns(self, columns: Sequence[Column], *, epoch: int) -> None: ...
     def fence(self, epoch: int) -> None: ...
     def remove(self, location: str) -> None: ...
     def snapshot_of(self, batch: str) -> Snapshot | None: ...
@@ -69,10 +78,6 @@ class Snapshot:
     bytes: int
 
 
-class SchemaMismatchError(OffloadError):
-    """The source's columns are not those of the Iceberg table."""
-
-
 @dataclass(frozen=True)
 class Offload:
     """What one run did: batches and rows moved, wall seconds."""
@@ -92,6 +97,7 @@ class Driver:
     claim: Claim
     table: Table
     now: Callable[[], dt.datetime]
+    spark: Callable[[], SparkSession]
 
 
 def run(driver: Driver) -> Offload:
@@ -101,11 +107,26 @@ def run(driver: Driver) -> Offload:
         OffloadError: a step refused to go on; the lake is as it was before the step.
     """
     started = time.monotonic()
+    fault("claimed")
     columns = source_columns(driver.client, driver.table)
-    _require_same_schema(driver, columns)
+    added = new_columns(driver.table, columns, driver.lake.column_types)
     token, upper = _recover(driver)
+    fault("recovered")
     if token is not None:
-        require_source_not_behind(driver.client, driver.table, token)
+        require_source_not_behind(
+            driver.client, driver.table, token, driver.claim.dropped_positions
+        )
+        require_no_strangers(
+            driver.client,
+            driver.table,
+            [column for column in columns if column not in added],
+            token,
+            driver.lake.open_reader,
+        )
+    if added:
+        driver.claim.renew()
+        driver.lake.add_columns(added, epoch=driver.claim.epoch)
+        _log(driver).info("columns added", columns=[column.name for column in added])
     batches = rows = 0
     while upper := upper or next_upper(driver.client, driver.table, token):
         rows += _move(driver, columns, token, upper)
@@ -122,22 +143,26 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
     Iceberg's token is the truth; PostgreSQL's copy is made equal to it.
     """
     watermark = driver.claim.read()
-    truth = driver.lake.token()
+    state = driver.lake.state()
+    require_intact(driver.table, state, watermark)
+    truth = state.token
     token = None if truth is None else parse_token(truth, driver.table.cursor)
-    driver.claim.outrun(driver.lake.epoch())
+    driver.claim.outrun(state.epoch)
     intent = _unfinished(driver, watermark)
     if intent is not None and token == intent.lower:
         _log(driver).warning("unfinished batch", batch=intent.batch, rows=intent.rows)
         driver.lake.fence(driver.claim.epoch)
-        driver.lake.remove(intent.path)
+        fault("fenced")
+        _discard(driver, intent)
+        fault("cleared")
         # Corrected rows may be gone from the source by now, so their range is planned anew.
         return token, intent.upper if driver.table.commit == "append" else None
     if intent is not None and token == intent.upper:
         _log(driver).warning("batch was committed, not recorded", batch=intent.batch)
         _record(driver, intent, None)
-    elif truth != watermark.token:
-        _log(driver).warning("watermark corrected from Iceberg", was=watermark.token, now=truth)
-        driver.claim.set_token(truth)
+    elif (truth, state.table_uuid) != (watermark.token, watermark.table_uuid):
+        _log(driver).info("watermark taken from Iceberg", was=watermark.token, now=truth)
+        driver.claim.set_token(truth, state.table_uuid)
     return token, None
 
 
@@ -155,13 +180,12 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
         epoch=driver.claim.epoch,
     )
     log = log.bind(batch=intent.batch)
+    fault("planned")
     driver.claim.write_intent(intent.to_document())
     clock = _step(log, "planned", intent.rows, clock)
-    files = unload(driver.client, driver.table, columns, intent)
-    clock = _step(log, "unloaded", intent.rows, clock)
-    verify(driver.client, columns, intent)
-    clock = _step(log, "verified", intent.rows, clock)
-    driver.claim.renew()
+    fault("intended")
+    files, clock = _write(driver, columns, intent, clock)
+    fault("committing")
     driver.lake.commit(
         driver.table,
         files,
@@ -171,8 +195,55 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
         batch=intent.batch,
     )
     clock = _step(log, "committed", intent.rows, clock)
+    fault("committed")
     _record(driver, intent, started)
+    fault("advanced")
     return intent.rows
+
+
+def _write(
+    driver: Driver, columns: Sequence[Column], intent: Intent, clock: float
+) -> tuple[Sequence[WrittenFile], float]:
+    """The files of an intent, verified; a failure leaves none of them behind."""
+    log = _log(driver).bind(batch=intent.batch)
+    try:
+        files = _transfer(driver, columns, intent)
+        clock = _step(log, "unloaded", intent.rows, clock)
+        fault("unloaded")
+        _verify(driver, columns, intent)
+        clock = _step(log, "verified", intent.rows, clock)
+        fault("verified")
+        driver.claim.renew()
+    except Exception:
+        # Nobody else may come to remove them: a driver that was asleep writes to a path that the
+        # next one has removed already. What cannot be removed now, the next run finds.
+        with suppress(Exception):
+            _discard(driver, intent)
+        raise
+    return files, clock
+
+
+def _transfer(driver: Driver, columns: Sequence[Column], intent: Intent) -> Sequence[WrittenFile]:
+    if driver.table.transfer == "unload":
+        return unload(driver.client, driver.table, columns, intent)
+    from k2.offload.scan import scan  # a Spark session is paid for only where rows go through it
+
+    return scan(driver.spark(), driver.client, driver.table, columns, intent)
+
+
+def _verify(driver: Driver, columns: Sequence[Column], intent: Intent) -> None:
+    if driver.table.transfer == "unload":
+        verify(driver.client, columns, intent)
+        return
+    from k2.offload.scan import verify_scan
+
+    verify_scan(driver.spark(), columns, intent)
+
+
+def _discard(driver: Driver, intent: Intent) -> None:
+    """Remove what was written for an intent that is not committed."""
+    cancel_unload(driver.client, intent)
+    driver.lake.remove(intent.path)
 
 
 def _unfinished(driver: Driver, watermark: Watermark) -> Intent | None:
@@ -209,17 +280,6 @@ def _record(driver: Driver, intent: Intent, started: dt.datetime | None) -> None
             snapshot_id=snapshot.snapshot_id,
         )
     )
-
-
-def _require_same_schema(driver: Driver, columns: Sequence[Column]) -> None:
-    source = {column.name: column.lake_type for column in columns}
-    target = driver.lake.column_types
-    for name in sorted(source.keys() | target.keys()):
-        if source.get(name) != target.get(name):
-            raise SchemaMismatchError(
-                f"{driver.table.name}: column {name} is {source.get(name, 'missing')} in "
-                f"ClickHouse and {target.get(name, 'missing')} in Iceberg; change one of them"
-            )
 
 
 def _log(driver: Driver) -> FilteringBoundLogger:

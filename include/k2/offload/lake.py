@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from k2.errors import OffloadError
 from k2.offload.engine import Snapshot
+from k2.offload.faults import fault
+from k2.offload.lineage import BATCH, EPOCH, SINCE, TOKEN, LakeState, problem, trace
 from k2.offload.plan import partition_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from pyiceberg.table import Table as IcebergTable
+
+    from k2.offload.schema import Column
     from k2.offload.unload import WrittenFile
     from k2.registry import PartitionRule, Table
     from k2.settings import Settings
-
-TOKEN = "k2.token"  # noqa: S105 - how far a table is offloaded, no secret
-EPOCH = "k2.epoch"
-BATCH = "k2.batch"
 
 
 class CommitConflictError(OffloadError):
@@ -36,7 +37,7 @@ class JvmLake:
         self._gateway = gateway
         self._jvm = gateway.jvm
         self._catalog = self._open(settings)
-        self._namespace = settings.lake.namespace
+        self._settings = settings
 
     def load(self, name: str) -> LakeTable:
         """The table as it is now.
@@ -45,11 +46,11 @@ class JvmLake:
             OffloadError: it is not in the catalog.
         """
         identifier = self._jvm.org.apache.iceberg.catalog.TableIdentifier.parse(
-            f"{self._namespace}.{name}"
+            f"{self._settings.lake.namespace}.{name}"
         )
         if not self._catalog.tableExists(identifier):
             raise OffloadError(f"{name}: not in the Iceberg catalog; create it with 'k2 init'")
-        return LakeTable(self._gateway, self._catalog, identifier)
+        return LakeTable(self._gateway, self._settings, self._catalog, identifier)
 
     def _open(self, settings: Settings) -> Any:
         postgres, lake = settings.postgres, settings.lake
@@ -68,8 +69,9 @@ class JvmLake:
 class LakeTable:
     """One Iceberg table."""
 
-    def __init__(self, gateway: Any, catalog: Any, identifier: Any) -> None:
+    def __init__(self, gateway: Any, settings: Settings, catalog: Any, identifier: Any) -> None:
         self._gateway = gateway
+        self._settings = settings
         self._jvm = gateway.jvm
         self._catalog = catalog
         self._identifier = identifier
@@ -87,16 +89,52 @@ class LakeTable:
             for field in self._table.schema().columns()
         }
 
-    def token(self) -> str | None:
-        """The token of the last commit, from the table's properties."""
+    def state(self) -> LakeState:
+        """Where the table stands now."""
         self._table.refresh()
-        value = self._table.properties().get(TOKEN)
-        return None if value is None else str(value)
+        return _state(self._table)
 
-    def epoch(self) -> int:
-        """The epoch of the last commit or fence; 0 before the first."""
+    def open_reader(self) -> IcebergTable:
+        """The same table through PyIceberg, to look at rows: the JVM has no session for it."""
+        # A second to import, and seldom needed.
+        from k2.offload.catalog import load_table, open_catalog
+
+        return load_table(open_catalog(self._settings), self._settings, self._identifier.name())
+
+    def add_columns(self, columns: Sequence[Column], *, epoch: int) -> None:
+        """Append columns to the schema; they are null in the rows up to the token.
+
+        One commit writes the schema, the name mapping (Iceberg keeps it up to date), the token as
+        of which each column is there, and the fence: it fails if anything was committed meanwhile,
+        and no older driver commits files without the columns after it.
+
+        Raises:
+            CommitConflictError: another commit came first.
+        """
+        transaction = self._table.newTransaction()
+        token = transaction.table().properties().get(TOKEN)
+        schema = transaction.updateSchema()
+        for column in columns:
+            kind = self._jvm.org.apache.iceberg.types.Types.fromPrimitiveString(column.lake_type)
+            schema.addColumn(None, column.name, kind, column.comment or None)
+        schema.commit()
+        properties = transaction.updateProperties().set(EPOCH, str(epoch))
+        for column in columns:
+            if token is None:
+                properties.remove(f"{SINCE}{column.name}")
+            else:
+                properties.set(f"{SINCE}{column.name}", token)
+        properties.commit()
+        try:
+            transaction.commitTransaction()
+        except Exception as error:
+            if "CommitFailedException" in str(error):
+                raise CommitConflictError(
+                    f"{self._identifier.name()}: another program committed while columns were "
+                    "added; run the offload again"
+                ) from error
+            raise
         self._table.refresh()
-        return int(self._table.properties().get(EPOCH) or 0)
 
     def fence(self, epoch: int) -> None:
         """Make every later commit of an older epoch fail.
@@ -141,16 +179,18 @@ class LakeTable:
         for file in files:
             add(self._data_file(table.partition, file))
         update.set(TOKEN, token).set(BATCH, batch)
-        update.validateWith(_TokenUnchanged(self._current_properties, expected, epoch))
+        update.validateWith(_TokenUnchanged(table, self._current_state, expected, epoch))
         try:
             update.commit()
             properties = transaction.updateProperties()
             properties.set(TOKEN, token).set(EPOCH, str(epoch)).commit()
+            fault("swapping")
             transaction.commitTransaction()
         except Exception as error:
             if "ValidationException" in str(error):
                 raise CommitConflictError(
-                    f"{table.name}: another run committed first; this run adds nothing"
+                    f"{table.name}: another run committed first, or the table was rolled back; "
+                    "this run adds nothing"
                 ) from error
             raise
 
@@ -171,8 +211,8 @@ class LakeTable:
             bytes=int(summary.get("added-files-size") or 0),
         )
 
-    def _current_properties(self) -> Any:
-        return self._catalog.loadTable(self._identifier).properties()
+    def _current_state(self) -> LakeState:
+        return _state(self._catalog.loadTable(self._identifier))
 
     def _data_file(self, rule: PartitionRule, file: WrittenFile) -> Any:
         iceberg = self._jvm.org.apache.iceberg
@@ -205,19 +245,49 @@ def partition_value(rule: PartitionRule, partition: str) -> str:
     return partition
 
 
-class _TokenUnchanged:
-    """Iceberg's SnapshotAncestryValidator: true while the token and the epoch allow the commit."""
+def _state(table: Any) -> LakeState:
+    token = table.properties().get(TOKEN)
+    lineage = trace(
+        (snapshot.summary().get(TOKEN), snapshot.parentId() is not None)
+        for snapshot in _ancestors(table)
+    )
+    return LakeState(
+        table_uuid=str(table.uuid().toString()),
+        token=token,
+        epoch=int(table.properties().get(EPOCH) or 0),
+        lineage=lineage,
+        # With a token in the lineage the two are compared; only without one is it looked for.
+        token_elsewhere=token is not None
+        and lineage.token is None
+        and any(snapshot.summary().get(TOKEN) == token for snapshot in table.snapshots()),
+    )
 
-    def __init__(self, properties: Any, expected: str | None, epoch: int) -> None:
-        self._properties = properties
+
+def _ancestors(table: Any) -> Iterator[Any]:
+    """The current snapshot and those before it, as far as they were not expired."""
+    snapshot = table.currentSnapshot()
+    while snapshot is not None:
+        yield snapshot
+        parent = snapshot.parentId()
+        snapshot = None if parent is None else table.snapshot(parent)
+
+
+class _TokenUnchanged:
+    """Iceberg's SnapshotAncestryValidator: true while token, epoch and lineage allow the commit."""
+
+    def __init__(
+        self, table: Table, state: Callable[[], LakeState], expected: str | None, epoch: int
+    ) -> None:
+        self._table = table
+        self._state = state
         self._expected = expected
         self._epoch = epoch
 
     def validate(self, snapshots: Any) -> bool:  # noqa: ARG002 - Iceberg's signature
-        properties = self._properties()
-        token = properties.get(TOKEN)
-        epoch = int(properties.get(EPOCH) or 0)
-        return token == self._expected and epoch <= self._epoch
+        fault("validating")
+        state = self._state()
+        fits = state.token == self._expected and state.epoch <= self._epoch
+        return fits and problem(self._table, state) is None
 
     def errorMessage(self) -> str:  # noqa: N802 - Iceberg's name
         return "the token or the epoch of the table has changed"

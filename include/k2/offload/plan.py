@@ -29,12 +29,16 @@ from k2.offload.cursor import (
 from k2.registry import PartitionRule, VersionCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
     from k2.offload.schema import Column
     from k2.registry import Table
+
+
+# When ClickHouse got a row; Bronze and Silver have it.
+INGESTION = "ingestion_timestamp"
 
 
 class SourceBehindError(OffloadError):
@@ -137,25 +141,39 @@ def partition_range(rule: PartitionRule, partition: str) -> tuple[dt.date, dt.da
     return start, start.replace(year=start.year + (month == 1), month=month)
 
 
-def require_source_not_behind(client: Client, table: Table, token: Token) -> None:
+def require_source_not_behind(
+    client: Client,
+    table: Table,
+    token: Token,
+    dropped: Callable[[], Mapping[Position, dt.datetime]] = dict,
+) -> None:
     """Raise SourceBehindError when the source has less than the token says was offloaded.
 
     A topic made anew counts its offsets from zero, and an old backup lacks the newest rows: in
-    both cases new rows would hide below the token and never be offloaded.
+    both cases new rows would hide below the token and never be offloaded. `dropped` tells which
+    positions retention has dropped, and when: the lower ones that were there before are no news.
     """
 
-    def has_row(position: Position, operator: str) -> bool:
-        where = compare_sql(table.cursor, position, operator)
+    def has_row(position: Position, operator: str, arrival: str = "1") -> bool:
+        where = f"{compare_sql(table.cursor, position, operator)} and {arrival}"
         source = source_sql(client, table).removesuffix(" final")
         return bool(client.query(f"select 1 from {source} where {where} limit 1").result_rows)
 
     for position in token.positions:
-        if not has_row(position, ">=") and has_row(position, "<"):
+        if has_row(position, ">="):
+            continue
+        since = dropped().get(position)
+        arrival = "1" if since is None else _arrived_after_sql(since)
+        if has_row(position, "<", arrival):
             raise SourceBehindError(
                 f"{table.name}: the source ends before {list(position)}, which is in the lake; "
                 "the topic was made anew or an old backup was restored. See 'Source behind' in "
                 "docs/runbook.md"
             )
+
+
+def _arrived_after_sql(time: dt.datetime) -> str:
+    return f"{INGESTION} > fromUnixTimestamp64Micro({round(time.timestamp() * 1_000_000)}, 'UTC')"
 
 
 def next_upper(client: Client, table: Table, lower: Token | None) -> Token | None:
@@ -198,7 +216,7 @@ def plan_batch(
     """
     where = range_sql(table.cursor, lower, upper)
     if table.commit == "overwrite":
-        where = partition_bounds_sql(table.partition, _touched(client, table, where))
+        where = partition_bounds_sql(table.partition, touched_partitions(client, table, where))
         where = f"{where} and {up_to_sql(table.cursor, upper)}"
     partition = partition_sql(table.partition)
     rows = client.query(
@@ -222,7 +240,8 @@ def batch_name(table: Table, lower: Token | None, upper: Token) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _touched(client: Client, table: Table, where: str) -> list[str]:
+def touched_partitions(client: Client, table: Table, where: str) -> list[str]:
+    """The Iceberg partitions of the rows that a predicate takes."""
     partition = partition_sql(table.partition)
     rows = client.query(
         f"select distinct {partition} as lake_partition from {source_sql(client, table)}"

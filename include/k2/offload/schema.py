@@ -16,11 +16,15 @@ from k2.clickhouse import quote_identifier
 from k2.errors import OffloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
     from k2.registry import Table
+
+
+class SchemaMismatchError(OffloadError):
+    """A column that the Iceberg table has was removed from the source, or has another type."""
 
 
 class Kind(StrEnum):
@@ -152,6 +156,32 @@ def source_columns(client: Client, table: Table) -> tuple[Column, ...]:
         for name, clickhouse_type, comment in rows
         if name not in table.exclude
     )
+
+
+def new_columns(
+    table: Table, columns: Sequence[Column], lake_types: Mapping[str, str]
+) -> tuple[Column, ...]:
+    """The source's columns that the Iceberg table lacks; `lake_types` are its types by name.
+
+    Raises:
+        SchemaMismatchError: a column was removed from the source or has another type there.
+    """
+    source = {column.name: column for column in columns}
+    for name, lake_type in lake_types.items():
+        column = source.get(name)
+        if column is None:
+            raise SchemaMismatchError(
+                f"{table.name}: column {name} is missing in ClickHouse and {lake_type} in Iceberg; "
+                "add it to ClickHouse again or drop it from Iceberg, see 'Schema mismatch' in "
+                "docs/runbook.md"
+            )
+        if column.lake_type != lake_type:
+            raise SchemaMismatchError(
+                f"{table.name}: column {name} is {column.lake_type} in ClickHouse "
+                f"({column.clickhouse_type}) and {lake_type} in Iceberg; give it its old type and "
+                "the new one another name, see 'Schema mismatch' in docs/runbook.md"
+            )
+    return tuple(column for column in columns if column.name not in lake_types)
 
 
 def file_structure(columns: Iterable[Column]) -> str:

@@ -15,11 +15,12 @@ from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import range_sql, up_to_sql
+from k2.offload.faults import fault
 from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
 from k2.offload.schema import file_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
@@ -76,9 +77,22 @@ def unload(
             f" where {inside} and {rows} order by {order})",
             settings=PARQUET_SETTINGS,
         )
+        fault("unloading")
     return tuple(
         WrittenFile(f"{intent.path}/{plan.partition}.parquet", plan.partition)
         for plan in intent.partitions
+    )
+
+
+def cancel_unload(client: Client, intent: Intent) -> None:
+    """Stop the statements that still write below an intent's path.
+
+    ClickHouse goes on with an unload whose driver has died, and would write files again that were
+    just removed.
+    """
+    attempt = quote_string(f"/{intent.path.rsplit('/', 1)[1]}/")
+    client.command(
+        f"kill query where position(query, {attempt}) > 0 and query not ilike 'kill query%' sync"
     )
 
 
@@ -90,7 +104,11 @@ def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
     """
     if not intent.partitions:
         return
-    found = _read_back(client, columns, intent)
+    require_as_planned(intent, _read_back(client, columns, intent))
+
+
+def require_as_planned(intent: Intent, found: Mapping[str, tuple[int, int]]) -> None:
+    """Raise VerificationError unless each partition was found with its planned rows and sum."""
     planned = {plan.partition: (plan.rows, plan.checksum) for plan in intent.partitions}
     wrong = sorted(name for name in found.keys() | planned if found.get(name) != planned.get(name))
     if wrong:

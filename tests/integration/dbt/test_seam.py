@@ -172,3 +172,19 @@ def test_a_failing_dbt_command_is_one_line_of_error(server: Settings, tmp_path: 
     with pytest.raises(TransformError, match="run dbt seed first") as failure:
         warehouse.dbt("run", "--select", "silver_trades", "bronze_binance_to_silver_mv")
     assert "\n" not in str(failure.value)
+
+
+def test_candles_outlive_the_trades_that_silver_has_dropped(
+    built: Warehouse, after_settling: object, now: datetime
+) -> None:
+    candles = [f"ohlcv_{timeframe}" for timeframe in ("1m", "1d")]
+    built.dbt("run")
+    before = {table: built.fingerprint()[table] for table in candles}
+    for (day,) in built.query("select distinct toDate(ingestion_timestamp) from silver_trades"):
+        built.command(f"alter table silver_trades drop partition '{day}'")
+    # One more trade of a minute that had two.
+    minute = (now - timedelta(days=2)).replace(hour=12, minute=1, second=0)
+    built.feed("binance", [_trade(6, minute, 9).bronze_row(7)])
+    built.dbt("run-operation", "rewind_settlement")
+    built.dbt("build", "--exclude-resource-type", "unit_test")
+    assert {table: built.fingerprint()[table] for table in candles} == before

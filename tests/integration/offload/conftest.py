@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import py4j.java_gateway
 import pytest
+from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import ensure_callback_server_started, launch_gateway
+from pyspark.sql import SparkSession
 
 from k2.clickhouse import connect
-from k2.embedded import spark
 from k2.embedded.jars import fetch
 from k2.embedded.java import java_home
+from k2.embedded.spark import write_configuration
 from k2.embedded.state import PROJECT
 from k2.offload import watermark
 from k2.offload.catalog import ensure_table, load_table, open_catalog
+from k2.offload.claim import Claim, claim
 from k2.offload.engine import Driver, Offload, run
 from k2.offload.lake import JvmLake
 from k2.offload.schema import Column, source_columns
-from k2.offload.watermark import Claim, claim
 from k2.registry import registry
+from k2.settings import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
     from k2.settings import Settings
 
 _numbers = itertools.count(1)
+# A catalog keeps its connections for as long as the JVM lives.
+_lake = functools.cache(JvmLake)
 
 # What the offload relies on of each layer, in the types that the layers use.
 COLUMNS = {
@@ -112,12 +120,21 @@ class Bench:
         self.client.insert(self.name, values, column_names=names)
 
     def lake_table(self) -> LakeTable:
-        return JvmLake(self.gateway, self.settings).load(self.name)
+        return _lake(self.gateway, self.settings).load(self.name)
 
     def driver(self, held: Claim, wrap: Callable[[LakeTable], LakeTable] | None = None) -> Driver:
         lake = self.lake_table()
         now = lambda: dt.datetime.now(dt.UTC)  # noqa: E731
-        return Driver(self.client, wrap(lake) if wrap else lake, held, self.table, now)
+        lake = wrap(lake) if wrap else lake
+        return Driver(self.client, lake, held, self.table, now, self.spark)
+
+    def spark(self) -> SparkSession:
+        """A session in the JVM of the gateway; its workers reach the same services."""
+        SparkContext._ensure_initialized(gateway=self.gateway)
+        builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+        for name, value in environment_of(self.settings).items():
+            builder = builder.config(f"spark.executorEnv.{name}", value)
+        return builder.getOrCreate()
 
     def offload(self, wrap: Callable[[LakeTable], LakeTable] | None = None) -> Offload:
         """One run of the offload, from claim to release."""
@@ -182,8 +199,13 @@ def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     configuration, java = tmp_path_factory.mktemp("spark"), java_home()
     jars = PROJECT / ".k2" / "jars"
     fetch(jars, java)
-    spark.write_configuration(configuration, jars)
-    with _environment(SPARK_CONF_DIR=configuration, JAVA_HOME=java, SPARK_LOCAL_IP="127.0.0.1"):
+    write_configuration(configuration, jars)
+    with _environment(
+        SPARK_CONF_DIR=configuration,
+        JAVA_HOME=java,
+        SPARK_LOCAL_IP="127.0.0.1",
+        PYSPARK_PYTHON=sys.executable,
+    ):
         gateway = launch_gateway()
         ensure_callback_server_started(gateway)
         yield gateway
@@ -230,6 +252,37 @@ def silver(make_bench: Callable[..., Bench]) -> Bench:
 @pytest.fixture
 def gold(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench("gold")
+
+
+@pytest.fixture
+def spark(services: Settings, jvm: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SparkSession]:
+    """A Spark session with the lake, in the shared JVM; afterwards Py4J is without its errors."""
+    for owner, name in (
+        (py4j.java_gateway, "get_return_value"),
+        (SparkContext, "_gateway"),
+        (SparkContext, "_jvm"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    postgres = services.postgres
+    catalog = {
+        "": "org.apache.iceberg.spark.SparkCatalog",
+        ".catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+        ".uri": f"jdbc:postgresql://127.0.0.1:{postgres.port}/lake",
+        ".jdbc.user": postgres.user,
+        ".jdbc.password": postgres.password,
+        ".jdbc.schema-version": "V1",
+        ".warehouse": services.lake.warehouse,
+    }
+    configuration = SparkConf(_jvm=jvm.jvm).setMaster("local[1]").setAppName("test")
+    configuration.set("spark.driver.host", "127.0.0.1")
+    configuration.set("spark.sql.shuffle.partitions", "1")
+    extensions = "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
+    configuration.set("spark.sql.extensions", extensions)
+    for name, value in catalog.items():
+        configuration.set(f"spark.sql.catalog.lake{name}", value)
+    context = SparkContext(conf=configuration, gateway=jvm)
+    yield SparkSession(context)
+    context.stop()
 
 
 @contextmanager

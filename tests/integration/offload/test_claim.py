@@ -12,13 +12,18 @@ import pytest
 
 from k2.errors import StackError
 from k2.offload import watermark
-from k2.offload.watermark import ClaimHeldError, ClaimLostError, claim
+from k2.offload.claim import ClaimHeldError, ClaimLostError, claim
 from k2.settings import Postgres, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _numbers = itertools.count(1)
+
+LOCKS = (
+    "select distinct pid from pg_locks"
+    " where locktype = 'advisory' and classid = hashtext('k2.offload ' || %s)::oid"
+)
 
 
 @pytest.fixture
@@ -87,11 +92,7 @@ def test_the_claim_of_a_killed_driver_can_be_taken_at_once(
     postgres: Postgres, ask: Callable[..., Any], table: str
 ) -> None:
     with claim(postgres, table) as killed:
-        ask(
-            "select pg_terminate_backend(pid) from pg_locks"
-            " where locktype = 'advisory' and objid = hashtext(%s)::oid",
-            table,
-        )
+        ask("select pg_terminate_backend(pid, 10000) from (" + LOCKS + ") as locks", table)
         with claim(postgres, table) as later:
             assert later.epoch == killed.epoch + 1
             later.renew()
@@ -122,10 +123,36 @@ def test_an_expired_lease_is_taken_over_and_the_old_claim_writes_nothing_more(
     assert (row["token"], row["intent"], row["holder"]) == ("later", None, None)
 
 
+def test_the_death_of_a_driver_that_was_taken_over_does_not_free_the_table(
+    postgres: Postgres, ask: Callable[..., Any], table: str
+) -> None:
+    with claim(postgres, table):
+        (hung,) = ask(LOCKS, table)
+        expire(ask, table)
+        with claim(postgres, table) as later:
+            ask("select pg_terminate_backend(%s, 10000)", hung["pid"])
+            assert hung not in ask(LOCKS, table)
+            with pytest.raises(ClaimHeldError), claim(postgres, table):
+                pytest.fail("taken from a driver that lives")
+            later.renew()
+
+
+def test_a_claim_that_outran_epochs_in_iceberg_is_still_one(
+    postgres: Postgres, ask: Callable[..., Any], table: str
+) -> None:
+    with claim(postgres, table) as held:
+        held.outrun(41)
+        with pytest.raises(ClaimHeldError), claim(postgres, table):
+            pytest.fail("claimed twice")
+        ask("select pg_terminate_backend(pid, 10000) from (" + LOCKS + ") as locks", table)
+        with claim(postgres, table) as later:
+            assert later.epoch == 43
+
+
 def test_a_lease_is_renewed_while_the_driver_works(
     postgres: Postgres, ask: Callable[..., Any], table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watermark, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr("k2.offload.claim.LEASE_SECONDS", 0.2)
     with claim(postgres, table), watermark.connect(postgres) as other:
         leases = {
             other.execute(

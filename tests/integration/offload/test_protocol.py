@@ -5,6 +5,7 @@ Runs are cut off at a step by a lake that raises there; all that came before rea
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ import pytest
 
 from k2.errors import OffloadError
 from k2.offload import engine
+from k2.offload.claim import ClaimLostError
 from k2.offload.cursor import Token, parse_token
 from k2.offload.lake import CommitConflictError
 from k2.offload.plan import Intent, SourceBehindError, next_upper, plan_batch
 from k2.offload.unload import VerificationError, unload, verify
-from k2.offload.watermark import ClaimLostError
 
-from .rows import candle, trade
+from .rows import START, candle, trade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,8 @@ def assert_recovered(bench: Bench, snapshots: int) -> None:
     assert bench.lake_rows() == bench.source_rows()
     assert len(bench.snapshots()) == snapshots
     row = bench.watermark()
-    assert (row["token"], row["intent"], row["holder"]) == (bench.lake_table().token(), None, None)
+    token = bench.lake_table().state().token
+    assert (row["token"], row["intent"], row["holder"]) == (token, None, None)
     committed = bench.iceberg().inspect.all_data_files()["file_path"].to_pylist()
     assert {f"file:{path}" for path in bench.files()} == set(committed)
 
@@ -111,7 +113,7 @@ def test_death_of_the_very_first_batch_is_recovered(bronze: Bench) -> None:
 def test_death_after_the_commit_is_recorded_by_the_next_run_and_not_repeated(fed: Bench) -> None:
     with pytest.raises(Death):
         fed.offload(die_after("commit"))
-    assert fed.watermark()["token"] != fed.lake_table().token()
+    assert fed.watermark()["token"] != fed.lake_table().state().token
     assert fed.offload().rows == 0
     batch = fed.history()[1]
     assert (batch["row_count"], batch["file_count"]) == (10, 2)
@@ -222,6 +224,52 @@ def test_a_topic_made_anew_stops_the_offload(fed: Bench) -> None:
     assert fed.snapshots() == snapshots
 
 
+def test_a_topic_made_anew_beside_its_old_rows_stops_the_offload(bronze: Bench) -> None:
+    bronze.insert([trade(n, kafka_partition=n % 2) for n in range(40)])
+    bronze.offload()
+    later = START + dt.timedelta(hours=1)
+    bronze.insert(
+        [trade(n, kafka_partition=1, sequence_number=100 + n, ingestion_timestamp=later)
+         for n in range(3)]
+    )  # fmt: skip
+    snapshots = bronze.snapshots()
+    with pytest.raises(
+        SourceBehindError, match=r"at \[1, 0\], before \[1, 39\], ClickHouse has another message"
+    ):
+        bronze.offload()
+    assert bronze.snapshots() == snapshots
+
+
+def test_a_topic_made_anew_that_has_passed_the_token_stops_the_offload(fed: Bench) -> None:
+    fed.offload()
+    later = START + dt.timedelta(days=9)
+    fed.insert(
+        [trade(n, sequence_number=100 + n, ingestion_timestamp=later) for n in range(15, 25)]
+    )
+    with pytest.raises(SourceBehindError, match=r"at \[0, 15\], before \[0, 19\]"):
+        fed.offload()
+
+
+def test_messages_that_are_read_again_after_clickhouse_dropped_them_are_no_strangers(
+    fed: Bench,
+) -> None:
+    fed.client.command(f"alter table {fed.name} add column fee Int32 default 1")
+    fed.offload()
+    fed.client.command(f"delete from {fed.name} where kafka_offset < 15")
+    later = START + dt.timedelta(days=9)
+    fed.insert([trade(n, ingestion_timestamp=later) for n in range(5)])
+    fed.insert([trade(n, day=n % 2, ingestion_timestamp=later) for n in range(10, 25)])
+    assert fed.offload().rows == 5
+
+
+def test_a_message_that_was_skipped_and_is_read_again_stops_the_offload(bronze: Bench) -> None:
+    bronze.insert([trade(n) for n in range(10) if n != 4])
+    bronze.offload()
+    bronze.insert([trade(n, ingestion_timestamp=START + dt.timedelta(days=1)) for n in range(10)])
+    with pytest.raises(SourceBehindError, match=r"at \[0, 4\], before \[0, 9\]"):
+        bronze.offload()
+
+
 def test_an_old_backup_of_one_partition_of_the_log_stops_the_offload(bronze: Bench) -> None:
     bronze.insert([trade(n, kafka_partition=n % 2) for n in range(10)])
     bronze.offload()
@@ -245,7 +293,7 @@ def test_a_source_that_forgot_its_old_rows_is_not_behind(fed: Bench) -> None:
 
 
 def planned(bench: Bench, epoch: int) -> Intent:
-    text = bench.lake_table().token()
+    text = bench.lake_table().state().token
     lower = parse_token(text, bench.table.cursor) if text else None
     upper = next_upper(bench.client, bench.table, lower)
     assert upper is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from k2.offload.watermark import claim
+from k2.offload.claim import claim
 from k2.registry import Registry, registry
 from k2.status import TableStatus, table_statuses
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def status(bench: Bench) -> TableStatus:
     tables = Registry(tables=(bench.table,), exchanges=registry().exchanges)
-    (one,) = table_statuses(bench.settings, tables)
+    (one,) = table_statuses(bench.settings, tables, today=dt.datetime.now(dt.UTC).date())
     return one
 
 
@@ -51,7 +51,7 @@ def test_the_last_batch_and_the_watermark_are_shown(bronze: Bench) -> None:
     assert (one.last_batch, one.last_rows) == (last["batch"], 1)
     assert one.last_committed_at == last["committed_at"]
     assert one.watermark_text == "offset 2 over 1 partitions"
-    assert one.watermark == bronze.lake_table().token()
+    assert one.watermark == bronze.lake_table().state().token
 
 
 def test_a_candle_lags_since_it_was_settled(gold: Bench) -> None:
