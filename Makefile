@@ -41,6 +41,8 @@ crash-matrix: $(READY) ## kill drivers and servers at every step, print what was
 	@$(BIN)/python -m pytest tests/crash -m crash --quiet $(ARGS)
 
 soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minutes 120")
+	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 down
+	@rm -rf .k2/soak
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 soak $(ARGS)
 
 lint: $(READY) ## check style, types and SQL

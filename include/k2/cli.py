@@ -254,9 +254,11 @@ def soak(
 
     from k2.embedded.stack import running_engines
     from k2.initialise import initialise
+    from k2.soak import require_empty
     from k2.soak import soak as run_soak
 
     with running_engines(state_directory(), terminal.say) as stack:
+        require_empty(stack)
         state = stack.directory / "dbt"
         initialise(stack.settings, registry(), queue="embedded", state=state, say=terminal.say)
         result = run_soak(

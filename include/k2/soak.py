@@ -61,10 +61,31 @@ class SoakResult:
 
 
 @dataclass
-class _Tally:
+class Tally:
+    """What was fed, run and killed so far."""
+
     trades: set[tuple[str, str, int, int]] = field(default_factory=set)
     offloads: int = 0
     kills: int = 0
+
+
+def require_empty(stack: Stack) -> None:
+    """Every trade that is there in the end must be one of the soak's own.
+
+    Raises:
+        K2Error: some are there already.
+    """
+    clickhouse = stack.settings.clickhouse
+    with connect(clickhouse, database="default") as client:
+        filled = client.query(
+            "select name from system.tables where database = {database:String} and total_rows > 0",
+            parameters={"database": clickhouse.database},
+        ).result_rows
+    if filled:
+        raise K2Error(
+            f"{stack.directory} holds trades already, and a soak counts its own; "
+            "remove the folder, or set K2_STATE to another one"
+        )
 
 
 def soak(
@@ -83,12 +104,13 @@ def soak(
         K2Error: something failed more often than retries allow, or the audit differs.
     """
     started = time.monotonic()
-    tally, done = _Tally(), 0
+    tally, done = Tally(), 0
     late: list[Trade] = []
     for arrived in _cycles(simulation, cycles):
         if time.monotonic() - started > minutes * 60:
             break
-        held_back = [dice.random() < LATE_SHARE for _ in arrived]
+        last = done + 1 == cycles
+        held_back = [not last and dice.random() < LATE_SHARE for _ in arrived]
         punctual = list(itertools.compress(arrived, (not held for held in held_back)))
         twice = [trade for trade in punctual if dice.random() < TWICE_SHARE]
         _feed(stack, registry, [*late, *punctual, *twice])
@@ -100,11 +122,12 @@ def soak(
             f"cycle {done}: {len(tally.trades):,} trades, {tally.kills} kills, "
             f"{time.monotonic() - started:.0f} s"
         )
-    _feed(stack, registry, late)
-    _medallion(stack, registry, dice, tally, faults=False)
+    if late:
+        _feed(stack, registry, late)
+        _medallion(stack, registry, dice, tally, faults=False)
     audits = [audit_table(stack.settings, table) for table in registry.tables]
     require_equal(audits)
-    return _result(registry, audits, tally, done, time.monotonic() - started)
+    return result_of(registry, audits, tally, done, time.monotonic() - started)
 
 
 def _cycles(simulation: Simulation, cycles: int) -> Iterator[list[Trade]]:
@@ -133,7 +156,7 @@ def _feed(stack: Stack, registry: Registry, trades: list[Trade]) -> None:
 
 
 def _medallion(
-    stack: Stack, registry: Registry, dice: random.Random, tally: _Tally, *, faults: bool = True
+    stack: Stack, registry: Registry, dice: random.Random, tally: Tally, *, faults: bool = True
 ) -> None:
     """What the DAG does in one run, layer by layer."""
     for layer in Layer:
@@ -173,7 +196,7 @@ def _build(stack: Stack, layer: Layer) -> None:
             return
 
 
-def _retry(stack: Stack, table: Table, tally: _Tally) -> None:
+def _retry(stack: Stack, table: Table, tally: Tally) -> None:
     for _ in range(ATTEMPTS):
         tally.offloads += 1
         if _offload(stack, table, None):
@@ -205,8 +228,8 @@ def _log(stack: Stack) -> Path:
     return stack.directory / "logs" / "soak-offloads.log"
 
 
-def _result(
-    registry: Registry, audits: list[TableAudit], tally: _Tally, cycles: int, seconds: float
+def result_of(
+    registry: Registry, audits: list[TableAudit], tally: Tally, cycles: int, seconds: float
 ) -> SoakResult:
     """Silver against the trades that were fed; every table against its twin in Iceberg."""
     silver = next(a for a in audits if registry.table(a.table).layer is Layer.SILVER)

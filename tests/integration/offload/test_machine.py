@@ -135,7 +135,7 @@ def _iceberg_table(bench: Bench) -> Any:
 def _replace_file(bench: Bench, old: str, new: str) -> None:
     table = _iceberg_table(bench)
     jvm = bench.gateway.jvm
-    for task in table.newScan().planFiles():
+    for task in list(table.newScan().planFiles().iterator()):
         if str(task.file().location()) == old:
             copy = jvm.org.apache.iceberg.DataFiles.builder(table.spec())
             copied = copy.copy(task.file()).withPath(new).build()
