@@ -8,6 +8,10 @@ the layer, then one Spark job for each table of the registry offloads what is ne
 layer's new partitions are audited, ClickHouse against Iceberg. At the end **retention** drops from
 ClickHouse what is past its days there, kept by Iceberg, and settled into candles.
 
+What fails is tried again, five times in all, each time after a longer wait. A table whose offload
+still fails stops alone: the other tables and layers go on, the run ends as failed, and retention
+drops nothing. A failed `dbt` stops its layer and those after it; a failed `audit` those after it.
+
 Every task can be cleared and rerun at any time: dbt settles only what changed, an offload goes on
 from the token inside Iceberg, an audit only reads, and retention checks each partition anew.
 
@@ -27,7 +31,8 @@ from pathlib import Path
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, TaskGroup, chain, task
+from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from k2.registry import Layer, registry
 
@@ -37,15 +42,21 @@ SCHEDULE = os.environ.get("K2_SCHEDULE", "*/15 * * * *")
 DBT = "dbt build --select {layer} --exclude-resource-type unit_test"
 
 
-@task
+# After dbt went well and every offload has ended, well or not: a table that stops stops no other.
+@task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
 def audit(layer: str) -> None:
     """Compare the partitions that were written since their last audit."""
-    from k2.offload.audit import audit_table, require_equal
+    from k2.offload.audit import AuditError, audit_table, require_equal
     from k2.settings import load_settings
 
     settings = load_settings(os.environ)
     tables = registry().layer(Layer(layer))
-    require_equal([audit_table(settings, table, only_new=True) for table in tables])
+    audits = [audit_table(settings, table, only_new=True) for table in tables]
+    try:
+        require_equal(audits)
+    except AuditError as error:
+        # A difference does not pass by waiting: no retry.
+        raise AirflowFailException(str(error)) from error
 
 
 @task(map_index_template="{{ task.op_kwargs['table'] }}")
@@ -69,14 +80,16 @@ with DAG(
     tags=["k2", "offload"],
     default_args={
         "owner": "k2",
-        "retries": 2,
-        "retry_delay": dt.timedelta(seconds=15),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": dt.timedelta(minutes=5),
+        # After 5, 10, 20 and 40 seconds, each time up to as much again: long enough for a server
+        # to be started anew, short enough to be done before the next run.
+        "retries": 4,
+        "retry_delay": dt.timedelta(seconds=5),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": dt.timedelta(minutes=1),
         "execution_timeout": dt.timedelta(hours=1),
     },
 ) as medallion:
-    groups = []
+    groups, offloads = [], []
     for layer in Layer:
         with TaskGroup(layer.value) as group:
             dbt = BashOperator(
@@ -92,12 +105,15 @@ with DAG(
                 pool="offload",
                 map_index_template="{{ task.application_args[0] }}",
             ).expand(application_args=[[table.name] for table in registry().layer(layer)])
-            chain(dbt, offload, audit(layer.value))
+            audited = audit(layer.value)
+            chain(dbt, offload, audited)
+            chain(dbt, audited)
         groups.append(group)
+        offloads.append(offload)
     # Last of all: nobody reads what is gone, neither Silver from Bronze nor a candle from Silver.
-    chain(
-        *groups,
-        retention.expand(
-            table=[table.name for table in registry().tables if table.retention_days is not None]
-        ),
+    # And only after every offload went well, so that a run with a failed one ends as failed.
+    dropped = retention.expand(
+        table=[table.name for table in registry().tables if table.retention_days is not None]
     )
+    chain(*groups, dropped)
+    chain(offloads, dropped)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.integration.conftest import PASSWORD, free_port
-from tests.integration.offload.conftest import COLUMNS, ENGINES, EXAMPLES, Bench
+from tests.integration.offload.conftest import COLUMNS, ENGINES, EXAMPLES
 from tests.integration.offload.conftest import jvm as jvm
 
 from k2.clickhouse import connect
@@ -22,7 +22,7 @@ from k2.offload import watermark
 from k2.registry import registry
 from k2.settings import ClickHouse, Lake, Postgres, Settings
 
-from .case import Case
+from .case import Bench, Case
 from .driver import write_registry
 from .feed import FEEDS
 from .report import Outcome, lines
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from k2.registry import Table
 
-OUTCOMES = pytest.StashKey[list[Outcome]]()
+# Of a report's properties, which reach the one who prints from whichever process ran the case.
+OUTCOME = "outcome"
 
 _numbers = itertools.count(1)
 
@@ -55,7 +56,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Print what the cases that ran have shown."""
-    if outcomes := config.stash.get(OUTCOMES, []):
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    outcomes = [
+        Outcome(**value)
+        for report in reports
+        for name, value in getattr(report, "user_properties", [])
+        if name == OUTCOME and report.when == "teardown"
+    ]
+    if outcomes:
         terminalreporter.section("crash matrix")
         for line in lines(outcomes):
             terminalreporter.write_line(line)
@@ -154,29 +162,30 @@ def make_case(
         write_registry(tmp_path / "registry", table)
         name = f"{layer} {table.commit} {transfer}"
         rows = FEEDS[layer](count, days)
-        case = Case(name, where, bench, rows, tmp_path / "registry", tmp_path, java)
+        registry = tmp_path / "registry"
+        case = Case(name, where, bench, rows, registry, tmp_path, java, clickhouse_server)
         made.append(case)
         case.feed()
         if offloaded:
-            bench.offload()
+            # Whichever way its rows go later: a Spark session is not worth it for these.
+            bench.with_table(transfer="unload").offload()
             case.feed()
         return case
 
     yield make
+    clickhouse_server.restore()
     for case in made:
         case.clear_away()
-        request.config.stash.setdefault(OUTCOMES, []).append(case.outcome())
+        request.node.user_properties.append((OUTCOME, asdict(case.outcome())))
         case.bench.client.close()
 
 
 def _registered(layer: str, transfer: str, changes: dict[str, Any]) -> Table:
-    """A registry entry like that of a real table of the layer, in batches where it can be cut."""
+    """A registry entry like that of a real table of the layer, in batches where it can be cut.
+
+    Scans are not cut: each batch is a job of Spark, and takes seconds.
+    """
     entry = {"name": f"crash_{layer}_{next(_numbers)}", "transfer": transfer, **changes}
-    if layer != "gold":
+    if layer != "gold" and transfer == "unload":
         entry = {"max_batch_rows": 700, **entry}
     return registry().table(EXAMPLES[layer]).model_copy(update=entry)
-
-
-def is_root() -> bool:
-    """Whether file systems can be mounted."""
-    return os.geteuid() == 0

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from k2.jobs import offload
 from k2.registry import REGISTRY_DIRECTORY
 from k2.settings import environment_of
@@ -38,6 +40,11 @@ class RunningDriver:
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
 
+    def kill_spark(self) -> None:
+        """Kill the JVM alone, which the scripts of spark-submit have become."""
+        self.process.kill()
+        self.process.wait()
+
     def freeze(self) -> None:
         """Stop every process of the group where it is."""
         os.killpg(self.process.pid, signal.SIGSTOP)
@@ -61,6 +68,14 @@ class RunningDriver:
         """Wait for its end; the exit status, negative for a signal."""
         return self.process.wait()
 
+    def wait_until_gone(self) -> None:
+        """Return once no process of its session is left, whatever process group it is in.
+
+        Spark's Python workers have a group of their own, which a kill of the driver's misses.
+        """
+        while any(_is_alive(process, self.process.pid) for process in psutil.process_iter()):
+            time.sleep(_POLL_SECONDS)
+
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -69,6 +84,13 @@ class RunningDriver:
         with suppress(ProcessLookupError):
             self.kill()
         self.process.wait()
+
+
+def _is_alive(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.Error):
+        return False
 
 
 def write_registry(directory: Path, table: Table) -> None:
@@ -106,6 +128,8 @@ def start_driver(
                 **environment_of(settings),
                 **java,
                 "PYSPARK_PYTHON": sys.executable,
+                # A killed driver cannot clear its scratch files away.
+                "SPARK_LOCAL_DIRS": str(directory),
                 "K2_REGISTRY": str(registry),
                 "K2_FAULT": fault,
             },

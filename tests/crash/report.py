@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-HEADINGS = ("case", "where", "kills", "rows", "lost", "duplicated", "seconds", "")
+HEADINGS = ("case", "where", "kills", "rows", "lost", "duplicated", "seconds", "result")
 
 
 @dataclass(frozen=True)

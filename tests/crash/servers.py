@@ -14,7 +14,7 @@ from k2.embedded import clickhouse, postgres
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from k2.settings import ClickHouse, Postgres
@@ -39,6 +39,18 @@ class ClickHouseServer:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def restore(self) -> None:
+        """It answers again, whatever a case that failed has left."""
+        if self.process is None:
+            self.start()
+        self.go_on()
 
     @property
     def pid(self) -> int:
@@ -68,27 +80,39 @@ class PostgresServer:
 
 
 class Network:
-    """A TCP proxy on a port of its own; once it is cut, nothing comes through any more."""
+    """A TCP proxy on a port of its own; once it is cut, nothing comes through any more.
 
-    def __init__(self, target: int) -> None:
+    With `holds_after`, it stops in the middle: when so many bytes of answers have come through,
+    the next ones wait until the network goes on or is cut.
+    """
+
+    def __init__(self, target: int, *, holds_after: int | None = None) -> None:
         self._target = target
+        self._allowance = holds_after
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self._is_cut = False
+        self._held, self._free = threading.Event(), threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
 
+    def holds(self) -> bool:
+        """Whether an answer is stuck half-way."""
+        return self._held.is_set() and not self._free.is_set()
+
+    def go_on(self) -> None:
+        self._free.set()
+
     def cut(self) -> None:
         with self._lock:
             self._is_cut = True
             for end in (self._listener, *self._open):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
+                _close(end)
+        self.go_on()
 
     def _accept(self) -> None:
         while True:
@@ -96,22 +120,50 @@ class Network:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
             with self._lock:
                 self._open += [near, far]
                 if self._is_cut:
-                    near.close()
-                    far.close()
+                    _close(near)
+                    _close(far)
                     return
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+            threading.Thread(target=self._answer, args=(far, near), daemon=True).start()
+            threading.Thread(target=_pass_on, args=(near, far), daemon=True).start()
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        _pass_on(server, client, before=self._wait_while_held)
+
+    def _wait_while_held(self, size: int) -> None:
+        if self._allowance is None:
+            return
+        with self._lock:
+            self._allowance -= size
+            exhausted = self._allowance < 0
+        if exhausted:
+            self._held.set()
+            self._free.wait()
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def _pass_on(
+    source: socket.socket, target: socket.socket, before: Callable[[int], None] = lambda _: None
+) -> None:
+    """Until one end is closed; then the other one learns of it."""
     with contextlib.suppress(OSError):
         while piece := source.recv(1 << 16):
+            before(len(piece))
             target.sendall(piece)
-        target.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
+
+
+def _close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
 
 
 @contextlib.contextmanager

@@ -203,6 +203,28 @@ def test_in_a_layer_dbt_comes_before_the_offloads_and_the_audit_after_them(dag: 
         assert f"{layer}.offload" in dag.task_dict[f"{layer}.audit"].upstream_task_ids
 
 
+def test_an_offload_that_fails_stops_neither_the_audit_nor_the_next_layer(dag: Any) -> None:
+    for position, layer in enumerate(LAYERS):
+        audit = dag.task_dict[f"{layer}.audit"]
+        assert audit.trigger_rule == "all_done_min_one_success"
+        # Without the edge from dbt, no audit would follow when all offloads fail.
+        assert audit.upstream_task_ids == {f"{layer}.dbt", f"{layer}.offload"}
+        for later in LAYERS[position + 1 : position + 2]:
+            assert dag.task_dict[f"{later}.dbt"].upstream_task_ids == {f"{layer}.audit"}
+
+
+def test_everything_but_an_audit_needs_all_before_it_to_succeed(dag: Any) -> None:
+    rules = {task.task_id: task.trigger_rule for task in dag.tasks}
+    audits = {f"{layer}.audit" for layer in LAYERS}
+    assert {rules[name] for name in set(rules) - audits} == {"all_success"}
+
+
+def test_a_run_with_a_failed_offload_ends_as_failed_and_drops_nothing(dag: Any) -> None:
+    (last,) = dag.leaves
+    assert last.upstream_task_ids >= {f"{layer}.offload" for layer in LAYERS}
+    assert last.trigger_rule == "all_success"
+
+
 def test_only_bronze_begins_and_only_retention_ends(dag: Any) -> None:
     assert [task.task_id for task in dag.roots] == ["bronze.dbt"]
     assert [task.task_id for task in dag.leaves] == ["retention"]
@@ -238,7 +260,22 @@ def test_every_task_is_tried_again_within_a_limit_of_time(dag: Any) -> None:
     for task in dag.tasks:
         assert task.retries >= 1
         assert task.execution_timeout > dt.timedelta(0)
-        assert task.trigger_rule == "all_success"
+
+
+def test_each_retry_waits_twice_as_long_as_the_one_before_it_up_to_a_limit(dag: Any) -> None:
+    for task in dag.tasks:
+        assert task.retry_delay > dt.timedelta(0)
+        assert task.retry_exponential_backoff == 2.0
+        assert task.retry_delay < task.max_retry_delay
+
+
+def test_all_retries_together_wait_less_than_the_time_between_two_runs(dag: Any) -> None:
+    for task in dag.tasks:
+        # Airflow waits up to twice the delay, so that tasks that failed together come back apart.
+        delays = [2 * task.retry_delay * 2.0**attempt for attempt in range(task.retries)]
+        assert sum((min(delay, task.max_retry_delay) for delay in delays), dt.timedelta(0)) < (
+            dt.timedelta(minutes=15)
+        )
 
 
 def test_it_says_what_it_does_and_is_found_by_tags(dag: Any) -> None:

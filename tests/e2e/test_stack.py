@@ -3,91 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 
 from k2 import airflow_client
-from k2.embedded.state import read_state, running_owner
-from k2.offload.catalog import load_table, open_catalog
-from k2.registry import registry
+from k2.embedded.state import running_owner
 
 from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
+from .user import TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+
+    from .user import User
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-K2 = str(Path(sys.executable).parent / "k2")
-TABLES = [table.name for table in registry().tables]
 TIMEFRAMES = ("1m", "5m", "15m", "30m", "1h", "1d")
-
-
-@dataclass(frozen=True)
-class User:
-    """Somebody at a terminal."""
-
-    state: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        ports = {f"K2_{name}_PORT": "0" for name in ("CLICKHOUSE", "POSTGRES", "AIRFLOW")}
-        # Runs are triggered here, so that none begins in the middle of a comparison.
-        return {**os.environ, **ports, "K2_STATE": str(self.state), "K2_SCHEDULE": ""}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [K2, *arguments], env=self.environment, capture_output=True, text=True, timeout=600
-        )
-
-    def must(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def rows(self, query: str) -> list[list[Any]]:
-        answer = self.must("sql", f"{query} format JSONCompactEachRow")
-        return [json.loads(line, parse_float=Decimal) for line in answer.splitlines()]
-
-    def contents(self) -> dict[str, Any]:
-        """Every table's rows and the number that stands for all their values."""
-        return {
-            table: self.rows(f"select count(), sum(cityHash64(*)) from k2.{table} final")
-            for table in TABLES
-        }
-
-    def lake(self) -> dict[str, tuple[int, int]]:
-        """Every Iceberg table's rows and snapshots."""
-        state = read_state(self.state)
-        assert state is not None
-        settings = state.settings(self.state)
-        catalog = open_catalog(settings)
-        tables = {table: load_table(catalog, settings, table) for table in TABLES}
-        return {
-            name: (table.scan().count(), len(table.snapshots())) for name, table in tables.items()
-        }
-
-    def airflow(self) -> airflow_client.Airflow:
-        state = read_state(self.state)
-        assert state is not None
-        address = f"http://127.0.0.1:{state.airflow_port}"
-        return airflow_client.login(address, "admin", state.airflow_password)
-
-    def processes(self) -> list[psutil.Process]:
-        """Every process that has the state folder in its environment."""
-        return [p for p in psutil.process_iter() if _environment(p) == str(self.state)]
 
 
 @dataclass(frozen=True)
@@ -112,22 +48,10 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def user() -> Iterator[User]:
-    # PostgreSQL's system user must be able to reach its data, so not below pytest's own folder.
-    directory = Path(tempfile.mkdtemp(prefix="k2-e2e-", dir="/tmp"))
-    directory.chmod(0o755)
-    yield User(directory)
-    User(directory).run("down")
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
     given = archives(tmp_path_factory.mktemp("archives"))
     demo = json.loads(user.must("demo", "--json", *given.arguments))
-    up = subprocess.Popen([K2, "up"], env=user.environment, stderr=subprocess.PIPE, text=True)
-    try:
-        _wait_until_up(up)
+    with user.stack() as up:
         before, lake_before = user.contents(), user.lake()
         found = {
             (exchange, timeframe): user.rows(
@@ -159,8 +83,6 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             page_without_login=httpx.get(f"{user.airflow().client.base_url}/k2/tables").status_code,
             **_stop(user, up),
         )
-    finally:
-        up.kill()
 
 
 def test_the_demo_ends_with_nine_equal_tables(story: Story) -> None:
@@ -223,15 +145,6 @@ def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.owner_after is None
 
 
-def _wait_until_up(process: subprocess.Popen[str]) -> None:
-    lines = []
-    for line in process.stderr or ():
-        lines.append(line)
-        if "Stop with Ctrl-C" in line:
-            return
-    pytest.fail("the stack did not come up:\n" + "".join(lines))
-
-
 def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
     last = list(airflow_client.follow(airflow, "medallion", run))[-1]
     assert last.state == "success"
@@ -245,12 +158,5 @@ def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:
         time.sleep(0.2)
     return {
         "left_running": [" ".join(process.cmdline()) for process in user.processes()],
-        "owner_after": running_owner(user.state),
+        "owner_after": running_owner(user.directory),
     }
-
-
-def _environment(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get("K2_STATE")
-    except psutil.Error:
-        return None

@@ -96,7 +96,7 @@ def test_tests_that_show_a_guarantee_exist() -> None:
     shown = re.findall(r"`([\w/]+\.py)` `(test_\w+)`", text)
     assert shown
     for file, name in shown:
-        below = "tests" if file.startswith("crash/") else "tests/integration"
+        below = "tests" if file.startswith(("crash/", "e2e/")) else "tests/integration"
         source = (PROJECT / below / file).read_text()
         assert f"def {name}(" in source, f"{file} has no {name}"
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -69,5 +71,17 @@ def _spark() -> SparkSession:
     return SparkSession.builder.appName("k2 offload").getOrCreate()
 
 
+def _die_with_spark() -> None:
+    """End at once when spark-submit is gone, so that no driver holds a claim that it cannot use.
+
+    spark-submit holds the driver's standard input open for as long as it lives.
+    """
+    # Not sys.stdin: a reader that waits in it would hold up the interpreter's end.
+    while os.read(0, 1):
+        continue
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_die_with_spark, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

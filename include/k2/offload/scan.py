@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
 from k2.clickhouse import connect, quote_identifier
+from k2.errors import OffloadError
 from k2.offload.checksum import add_checksums, checksum_arrow
 from k2.offload.cursor import compare_sql, range_sql, up_to_sql
 from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
@@ -42,6 +46,10 @@ _SPARK_TYPES = {
     Kind.LONG: "bigint",
     Kind.TIMESTAMP: "timestamp",
 }
+
+
+class ScanError(OffloadError):
+    """Spark could not read ClickHouse, write the files or read them back."""
 
 
 @dataclass
@@ -89,7 +97,11 @@ class SliceReader(DataSourceReader):
 def scan(
     spark: SparkSession, client: Client, table: Table, columns: Sequence[Column], intent: Intent
 ) -> tuple[WrittenFile, ...]:
-    """Write the rows of an intent as Parquet files below its path."""
+    """Write the rows of an intent as Parquet files below its path.
+
+    Raises:
+        ScanError: a task of Spark failed, and with it the whole scan.
+    """
     queries = list(_slices(client, table, columns, intent))
     if not queries:
         return ()
@@ -101,16 +113,18 @@ def scan(
     reader = reader.option("slices", str(len(queries)))
     for number, query in enumerate(queries):
         reader = reader.option(f"slice_{number}", query)
-    (
-        reader.load()
-        .write.option("compression", "zstd")
-        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-        .partitionBy(PARTITION)
-        .parquet(intent.path)
-    )
+    with _reported(intent):
+        (
+            reader.load()
+            .write.option("compression", "zstd")
+            .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+            .partitionBy(PARTITION)
+            .parquet(intent.path)
+        )
+        uris = spark.read.parquet(intent.path).inputFiles()
     return tuple(
         WrittenFile(_location(uri), uri.rsplit(f"/{PARTITION}=", 1)[1].split("/", 1)[0])
-        for uri in spark.read.parquet(intent.path).inputFiles()
+        for uri in uris
     )
 
 
@@ -119,6 +133,7 @@ def verify_scan(spark: SparkSession, columns: Sequence[Column], intent: Intent) 
 
     Raises:
         VerificationError: other rows are there than planned.
+        ScanError: the files cannot be read back.
     """
     if not intent.partitions:
         return
@@ -132,9 +147,11 @@ def verify_scan(spark: SparkSession, columns: Sequence[Column], intent: Intent) 
                     {"name": [name], "rows": [rows.num_rows], "checksum": [checksum]}
                 )
 
-    frame = spark.read.schema(_ddl(columns)).parquet(intent.path)
+    with _reported(intent):
+        frame = spark.read.schema(_ddl(columns)).parquet(intent.path)
+        groups = frame.mapInArrow(sums, "name string, rows bigint, checksum string").collect()
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row in frame.mapInArrow(sums, "name string, rows bigint, checksum string").collect():
+    for row in groups:
         found[row["name"]].append((row["rows"], int(row["checksum"])))
     require_as_planned(
         intent,
@@ -143,6 +160,32 @@ def verify_scan(spark: SparkSession, columns: Sequence[Column], intent: Intent) 
             for name, parts in found.items()
         },
     )
+
+
+@contextmanager
+def _reported(intent: Intent) -> Iterator[None]:
+    """Say in a line what Spark says in a page."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        raise ScanError(
+            f"batch {intent.batch}: Spark stopped: {_reason(error)}. "
+            "Nothing was committed: run the offload again"
+        ) from error
+
+
+def _reason(error: PySparkException | Py4JJavaError) -> str:
+    """The first cause: of a Python worker's traceback the last line, of all else the first."""
+    text = str(error)
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while (deeper := cause.getCause()) is not None:
+            cause = deeper
+        text = str(cause.toString())
+    lines = [line for line in text.splitlines() if line.strip()]
+    if "Traceback (" in text:
+        return [line for line in lines if not line[0].isspace()][-1]
+    return lines[0]
 
 
 def _slices(
