@@ -34,11 +34,11 @@ up: $(READY) ## start the stack with Airflow's UI, and stay
 down: $(READY) ## stop the stack from another terminal
 	@$(BIN)/k2 down
 
-test: $(READY) ## run all tests (ARGS="-k candles")
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests, on two cores (ARGS="-k candles")
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 crash-matrix: $(READY) ## kill drivers and servers at every step, print what was lost (ARGS="-k gold")
-	@$(BIN)/python -m pytest tests/crash -m crash --quiet $(ARGS)
+	@$(BIN)/python -m pytest tests/crash -m crash --numprocesses 2 $(ARGS)
 
 soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minutes 120")
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 down
