@@ -1,20 +1,23 @@
-"""The archives that the whole stack is fed with, and their candles by pandas.
+"""The archives that the whole stack is fed with, and their trades and candles.
 
 Real trades where the folder beside the checkout has them, else trades of the same shape.
 """
 
 from __future__ import annotations
 
+import csv
 import random
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from tests.integration.dbt.reference import Trade, read_archive, reference_candles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-UNIT = Decimal("0.00000001")
-FREQUENCIES = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1D"}
 COLUMNS = "open_price, high_price, low_price, close_price, volume, quote_volume, trade_count"
 
 
@@ -41,53 +44,28 @@ def archives(directory: Path) -> Archives:
     return _made(directory)
 
 
-def binance_trades(path: Path) -> pd.DataFrame:
-    """Milliseconds, price and quantity in units of 1e-8, in the order of the trade ids."""
-    frame = pd.read_csv(path, dtype=str).astype({"agg_trade_id": int, "transact_time": int})
-    frame = frame.sort_values(["transact_time", "agg_trade_id"])
-    return _units(frame["transact_time"], frame["price"], frame["quantity"])
+def binance_trades(path: Path) -> list[Trade]:
+    """The trades of a Binance archive."""
+    return read_archive(path)
 
 
-def kraken_trades(path: Path) -> pd.DataFrame:
-    """The same of Kraken: seconds, and the order of the file within one."""
-    frame = pd.read_csv(path, dtype=str, names=["time", "price", "quantity"])
-    return _units(frame["time"].astype(int) * 1000, frame["price"], frame["quantity"])
+def kraken_trades(path: Path) -> list[Trade]:
+    """The trades of a Kraken archive: of one second, in the order of the file. It tells no side."""
+    with path.open(newline="") as file:
+        return [
+            Trade(row, int(seconds) * 1000, Decimal(price), Decimal(quantity), side="")
+            for row, (seconds, price, quantity) in enumerate(csv.reader(file))
+        ]
 
 
-def candles(trades: pd.DataFrame, timeframe: str) -> list[list[object]]:
+def candles(trades: Sequence[Trade], timeframe: str) -> list[list[object]]:
     """Candles by window: its start, then COLUMNS, exact."""
-    start = pd.to_datetime(trades["milliseconds"], unit="ms", utc=True).dt.floor(
-        FREQUENCIES[timeframe]
-    )
-    found = trades.groupby(start).agg(
-        open_price=("price", "first"),
-        high_price=("price", "max"),
-        low_price=("price", "min"),
-        close_price=("price", "last"),
-        volume=("quantity", "sum"),
-        quote_volume=("quote_volume", "sum"),
-        trade_count=("price", "count"),
-    )
     return [
-        [f"{window:%Y-%m-%d %H:%M:%S}", *(Decimal(int(value)) * UNIT for value in row[:6]), row[6]]
-        for window, row in zip(found.index, found.itertuples(index=False), strict=True)
+        [f"{start:%Y-%m-%d %H:%M:%S}", *prices_and_volumes, trade_count]
+        for start, *prices_and_volumes, _bought, trade_count, _first, _last in reference_candles(
+            trades, f"ohlcv_{timeframe}"
+        )
     ]
-
-
-def _units(milliseconds: pd.Series, price: pd.Series, quantity: pd.Series) -> pd.DataFrame:
-    amounts = [
-        (Decimal(p), Decimal(q)) for p, q in zip(price.to_list(), quantity.to_list(), strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "milliseconds": milliseconds.to_list(),
-            "price": [int(p / UNIT) for p, _ in amounts],
-            "quantity": [int(q / UNIT) for _, q in amounts],
-            "quote_volume": [
-                int((p * q).quantize(UNIT, ROUND_HALF_EVEN) / UNIT) for p, q in amounts
-            ],
-        }
-    )
 
 
 def _made(directory: Path) -> Archives:

@@ -112,14 +112,23 @@ def warehouse(
         client.command(f"create database {database}")
         for exchange in registry().exchanges:
             client.command(bronze_table(exchange.name).replace("{database}", database))
+        client.command(
+            create_table("dead_letters.sql", "dead_letters").replace("{database}", database)
+        )
     settings = replace(server, clickhouse=replace(server.clickhouse, database=database))
     return Warehouse(settings, tmp_path_factory.mktemp(database))
 
 
 def bronze_table(exchange: str) -> str:
     """The statement that creates an exchange's Bronze table."""
-    text = (PROJECT / "include" / "clickhouse" / "bronze" / f"{exchange}.sql").read_text()
-    first_table = r"^create table if not exists \S+\.bronze_trades_.*?;$"
-    statement = re.search(first_table, text, re.DOTALL | re.MULTILINE)
-    assert statement, f"no bronze table in {exchange}.sql"
+    return create_table(f"bronze/{exchange}.sql", f"bronze_trades_{exchange}")
+
+
+def create_table(file: str, table: str) -> str:
+    """The statement in a file of include/clickhouse that creates a table."""
+    text = (PROJECT / "include" / "clickhouse" / file).read_text()
+    statement = re.search(
+        rf"^create table if not exists \S+\.{table}\b.*?;$", text, re.DOTALL | re.MULTILINE
+    )
+    assert statement, f"no table {table} in {file}"
     return statement[0].rstrip(";")

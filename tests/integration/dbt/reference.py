@@ -1,4 +1,4 @@
-"""Candles by pandas, in whole units of 1e-8: the independent reference of the SQL."""
+"""Candles by pandas, in whole units of 1e-8: the independent reference of all tests."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ CANDLE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Trade:
-    """One trade of XRPETH on Binance; times in UTC milliseconds."""
+    """One trade of a market; times in UTC milliseconds."""
 
     trade_id: int
     milliseconds: int
     price: Decimal
     quantity: Decimal
     side: str
+    market: str = "XRPETH"
 
     @property
     def time(self) -> datetime:
@@ -61,7 +62,7 @@ class Trade:
         return (
             self.time,
             self.trade_id,
-            "XRPETH",
+            self.market,
             self.side,
             self.price,
             self.quantity,

@@ -76,10 +76,10 @@ def after_settling(
     return {table: _view(built, table) for table in GOLD_TABLES}
 
 
-def test_minutes_after_the_settled_ones_are_live_and_each_is_there_once(
+def test_minutes_that_got_trades_after_the_run_are_live_and_each_is_there_once(
     before_settling: dict[str, list[tuple[object, ...]]],
 ) -> None:
-    assert before_settling["ohlcv_1m"] == [(1, 5, 1), (1, 5, 1), (1, 7, 0), (1, 8, 0)]
+    assert before_settling["ohlcv_1m"] == [(1, 5, 1), (2, 6, 0), (1, 7, 0), (1, 8, 0)]
 
 
 def test_a_trade_produced_twice_is_one_trade_of_a_live_candle(
@@ -89,10 +89,10 @@ def test_a_trade_produced_twice_is_one_trade_of_a_live_candle(
 
 
 @pytest.mark.parametrize("table", GOLD_TABLES[1:])
-def test_longer_windows_without_a_settled_candle_are_rolled_up_from_live_minutes(
+def test_longer_windows_are_rolled_up_from_settled_and_live_minutes(
     before_settling: dict[str, list[tuple[object, ...]]], table: str
 ) -> None:
-    assert before_settling[table] == [(2, 5, 1), (1, 8, 0)]
+    assert before_settling[table] == [(4, 7, 0), (1, 8, 0)]
 
 
 def test_the_next_run_settles_what_has_ended(

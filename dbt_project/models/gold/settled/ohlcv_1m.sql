@@ -2,28 +2,22 @@
 -- depends_on: {{ ref('bronze_' ~ exchange ~ '_to_silver_mv') }}
 {% endfor -%}
 {%- set since = utc(settled_through('ohlcv_1m')) ~ ' - toIntervalMinute(' ~ var('settle_overlap_minutes') ~ ')' -%}
+{%- set recent = window_of(since, '1m') -%}
 {%- set until = window_of(utc(settle_until('1m')), '1m') -%}
 with trades as (
     select * from {{ ref('silver_trades') }}
 ),
 
-touched as (
-    select
+late_windows as (
+    select distinct
         exchange,
         canonical_symbol,
         {{ window_of('timestamp', '1m') }} as window_start
     from trades
-    where ingestion_timestamp >= {{ since }} and timestamp < {{ until }}
-    union distinct
-    select
-        exchange,
-        canonical_symbol,
-        {{ window_of('timestamp', '1m') }} as window_start
-    from trades
-    where timestamp >= {{ window_of(since, '1m') }} and timestamp < {{ until }}
+    where ingestion_timestamp >= {{ since }} and timestamp < least({{ recent }}, {{ until }})
 ),
 
-touched_trades as (
+recent_trades as (
     select
         exchange,
         canonical_symbol,
@@ -34,14 +28,36 @@ touched_trades as (
         quantity,
         quote_volume
     from trades
-    where (exchange, canonical_symbol, {{ window_of('timestamp', '1m') }}) in (
-        select
-            exchange,
-            canonical_symbol,
-            window_start
-        from touched
-    )
+    where timestamp >= {{ recent }} and timestamp < {{ until }}
     {{ first_arrivals() }}
+),
+
+late_trades as (
+    select
+        exchange,
+        canonical_symbol,
+        timestamp,
+        trade_id,
+        side,
+        price,
+        quantity,
+        quote_volume
+    from trades
+    where timestamp < {{ recent }}
+        and (exchange, canonical_symbol, {{ window_of('timestamp', '1m') }}) in (
+            select
+                exchange,
+                canonical_symbol,
+                window_start
+            from late_windows
+        )
+    {{ first_arrivals() }}
+),
+
+touched_trades as (
+    select * from recent_trades
+    union all
+    select * from late_trades
 ),
 
 recomputed as (
@@ -54,4 +70,4 @@ recomputed as (
     group by exchange, canonical_symbol, window_start
 ),
 
-{{ changed_candles() }}
+{{ changed_candles(recent) }}

@@ -1,5 +1,4 @@
-{%- set settled_table = ref('ohlcv_1m') -%}
-with {{ unsettled_windows('1m', settled_table) }},
+with {{ live_windows('1m') }},
 
 live_trades as (
     select
@@ -8,13 +7,7 @@ live_trades as (
         window_start,
         arrayJoin(groupUniqArrayMerge(trades)) as trade
     from {{ ref('ohlcv_live') }}
-    where (exchange, canonical_symbol, window_start) in (
-        select
-            exchange,
-            canonical_symbol,
-            window_start
-        from unsettled_windows
-    )
+    where (exchange, canonical_symbol, window_start) in ({{ keys_of('live_windows') }})
     group by exchange, canonical_symbol, window_start
 ),
 
@@ -28,4 +21,4 @@ live as (
     group by exchange, canonical_symbol, window_start
 ),
 
-{{ settled_and_live(settled_table) }}
+{{ settled_and_live(ref('ohlcv_1m')) }}
