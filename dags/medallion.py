@@ -17,7 +17,7 @@ from the token inside Iceberg, an audit only reads, and retention checks each pa
 
 | task | what to do when it fails |
 |---|---|
-| `dbt` | its log names the model or the test; correct it and clear the task |
+| `dbt` | its log names the model, the test or the `quality error`; correct it and clear the task |
 | `offload` | its log says in one line what stopped it; nothing was committed; clear the task |
 | `audit` | its log names table and partition; see *Audit differs* in `docs/runbook.md` |
 | `retention` | nothing was dropped that is not in Iceberg; correct what its log says and clear it |
