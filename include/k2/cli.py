@@ -26,6 +26,8 @@ from k2.registry import registry
 from k2.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
     from k2.ingest.sources import TradesFile
 
 app = typer.Typer(
@@ -35,6 +37,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+dead_letters = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(dead_letters, name="deadletters")
 
 Trades = Annotated[
     list[str] | None,
@@ -50,7 +57,18 @@ SkipBad = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the simulator; the same gives the same trades.")]
 Count = Annotated[int, typer.Option(min=1, help="Trades to simulate, over all exchanges.")]
 Hours = Annotated[float, typer.Option(min=0.1, help="Hours that the simulated trades span.")]
+Brokers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...", envvar="K2_KAFKA_BROKERS", help="Kafka bootstrap servers."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+Of = Annotated[
+    str | None, typer.Option("--exchange", metavar="EXCHANGE", help="Of this exchange only.")
+]
 
 
 class Queue(StrEnum):
@@ -138,7 +156,10 @@ def init(
         Queue, typer.Option(help="kafka: read the topics; embedded: take inserts.")
     ] = Queue.EMBEDDED,
     broker: Annotated[
-        str | None, typer.Option(help="Kafka bootstrap servers, with --queue kafka.")
+        str | None,
+        typer.Option(
+            envvar="K2_KAFKA_BROKERS", help="Kafka bootstrap servers, with --queue kafka."
+        ),
     ] = None,
 ) -> None:
     """Create Bronze, Silver, Gold, the watermarks and the Iceberg tables, where missing.
@@ -171,6 +192,44 @@ def replay(
     """
     files = _trades_files(trades)
     _feed(_settings(), files, Simulation(seed, count, hours), skip_bad=skip_bad)
+
+
+@app.command()
+def ingest(
+    exchange: Annotated[
+        list[str] | None, typer.Argument(help="Exchanges of the registry; all without it.")
+    ] = None,
+    brokers: Brokers = None,
+    interval: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between two inserts of an exchange, at least.")
+    ] = 0.2,
+    batch_messages: Annotated[
+        int, typer.Option(min=1, help="Messages of an insert, at most.")
+    ] = 50_000,
+    session_seconds: Annotated[
+        float, typer.Option(min=1.0, help="A member silent for so long loses its partitions.")
+    ] = 10.0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every batch.")] = False,
+) -> None:
+    """Consume the exchanges' topics into the queues, until Ctrl-C or SIGTERM.
+
+    Example: k2 ingest binance kraken --brokers 127.0.0.1:9092
+    """
+    from k2.ingest.consume import ingest as consume
+    from k2.ingest.consume import stop_on_signals
+    from k2.ingest.topic import Limits
+
+    if not brokers:
+        raise SettingsError("no broker is named; give --brokers HOST:PORT or set K2_KAFKA_BROKERS")
+    exchanges = [registry().exchange(name) for name in exchange or []]
+    configure_logs(logging.DEBUG if verbose else logging.INFO)
+    consume(
+        _settings().clickhouse,
+        exchanges or list(registry().exchanges),
+        brokers,
+        stop_on_signals(),
+        limits=Limits(batch_messages, interval=interval, session_seconds=session_seconds),
+    )
 
 
 @app.command()
@@ -355,6 +414,105 @@ def repair(
         terminal.say(line)
 
 
+@dead_letters.callback(invoke_without_command=True)
+def list_dead_letters(
+    context: typer.Context,
+    exchange: Of = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many.")] = 20,
+    json: Json = False,
+) -> None:
+    """List the messages that could not become a trade, count them, read them again after a fix.
+
+    Without a command, they are listed, the newest first.
+
+    Example: k2 deadletters --exchange kraken --limit 5
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.markup import escape
+
+    from k2.ingest.dead_letters import newest_dead_letters
+
+    with _clickhouse() as client:
+        letters = newest_dead_letters(
+            client, client.database or "", exchange=_exchange_name(exchange), limit=limit
+        )
+    if json:
+        terminal.show_json(letters)
+        return
+    terminal.show_table(
+        "Dead letters",
+        ["arrived (UTC)", "exchange", "partition", "offset", "reason", "message"],
+        [
+            [
+                f"{one.arrived_at:%Y-%m-%d %H:%M:%S}",
+                one.exchange,
+                one.partition,
+                one.offset,
+                escape(one.reason),
+                escape(" ".join(one.raw_message.split())[:60]),
+            ]
+            for one in letters
+        ],
+    )
+
+
+@dead_letters.command("reasons")
+def dead_letter_reasons(exchange: Of = None, json: Json = False) -> None:
+    """Count the dead letters by exchange and reason.
+
+    Example: k2 deadletters reasons
+    """
+    from k2.ingest.dead_letters import count_reasons
+
+    with _clickhouse() as client:
+        counts = count_reasons(client, client.database or "", exchange=_exchange_name(exchange))
+    if json:
+        terminal.show_json(counts)
+        return
+    terminal.show_table(
+        "Dead letters by reason",
+        ["exchange", "reason", "dead letters", "newest (UTC)"],
+        [
+            [one.exchange, one.reason, one.dead_letters, f"{one.newest:%Y-%m-%d %H:%M:%S}"]
+            for one in counts
+        ],
+    )
+
+
+@dead_letters.command("replay")
+def replay_dead_letters(
+    exchange: Of = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
+) -> None:
+    """Read the dead letters again through the views as they are now, after a fix.
+
+    Those that are trades now appear in Bronze, and go on to Silver, Gold and Iceberg.
+
+    Example: k2 deadletters replay --exchange binance
+    """
+    from k2.ingest.dead_letter_replay import replay_dead_letters as replay_letters
+    from k2.offload.watermark import DATABASE
+
+    settings = _settings()
+    only = _exchange_name(exchange)
+    for one in registry().exchanges:
+        if only in (None, one.name):
+            with _clickhouse() as client:
+                done = replay_letters(
+                    client,
+                    registry(),
+                    one.name,
+                    conninfo=settings.postgres.conninfo(DATABASE),
+                    database=settings.clickhouse.database,
+                    dry_run=dry_run,
+                )
+            terminal.say(
+                f"{one.name}: {done.read:,} dead letters read, {done.settled:,} "
+                f"{'would be ' if dry_run else ''}settled, {done.read - done.settled:,} left"
+            )
+
+
 @app.command()
 def sql(query: Annotated[str, typer.Argument(help="A query, passed on as it is.")]) -> None:
     """Run a query in ClickHouse; a FORMAT clause decides what is printed, else a table.
@@ -403,6 +561,17 @@ def _feed(
             f"fed {name}: {result.messages:,} messages, {result.dead_letters:,} dead letters, "
             f"{result.seconds:.1f} s"
         )
+
+
+def _clickhouse() -> Client:
+    from k2.clickhouse import connect
+
+    return connect(_settings().clickhouse)
+
+
+def _exchange_name(name: str | None) -> str | None:
+    """The same name, if the registry has it."""
+    return None if name is None else registry().exchange(name).name
 
 
 def _settings() -> Settings:

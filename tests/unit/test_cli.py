@@ -26,12 +26,14 @@ COMMANDS = [
     "down",
     "init",
     "replay",
+    "ingest",
     "offload",
     "audit",
     "soak",
     "status",
     "repair",
     "sql",
+    "deadletters",
 ]
 NO_STACK = (
     "error: no stack is running; start one with 'make up', or set K2_CLICKHOUSE_HOST and the "
@@ -132,6 +134,14 @@ def test_help_imports_no_engine() -> None:
 
 
 # Wrong input.
+
+
+def test_ingest_without_a_broker_says_how_to_name_one(k2: Callable[..., Run]) -> None:
+    assert k2("ingest") == (
+        1,
+        "",
+        "error: no broker is named; give --brokers HOST:PORT or set K2_KAFKA_BROKERS\n",
+    )
 
 
 def test_the_program_ends_with_one_line_and_status_1(tmp_path: Path) -> None:

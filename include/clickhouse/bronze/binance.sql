@@ -44,6 +44,7 @@ create table if not exists {database}.trades_binance_checked
     kafka_partition UInt16 comment 'Partition of the message in its topic',
     kafka_offset UInt64 comment 'Offset of the message in its partition',
     raw_message String comment 'The message, byte for byte',
+    trade_number UInt32 comment 'Which trade of the message, from 1; 0 is the message as a whole',
     exchange_timestamp DateTime64(3, 'UTC') comment 'Time of the trade, UTC',
     event_time DateTime64(3, 'UTC') comment 'Time of the event, UTC',
     sequence_number UInt64 comment 'Trade id of Binance',
@@ -271,6 +272,7 @@ select
     kafka_partition,
     kafka_offset,
     raw_message,
+    toUInt32(reason = '') as trade_number,
     fromUnixTimestamp64Milli(if(reason = '', milliseconds(trade_text), 0), 'UTC')
         as exchange_timestamp,
     fromUnixTimestamp64Milli(if(reason = '', milliseconds(event_text), 0), 'UTC') as event_time,

@@ -64,32 +64,60 @@ def fetch(directory: Path, java: Path, jars: Iterable[Jar] = JARS) -> list[Path]
     A jar appears under its name only when it is whole and right. Raises JarError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for jar in jars:
-        path = directory / jar.file_name
-        if not (path.exists() and _sha256(path) == jar.sha256):
-            _fetch(jar, path, java)
-        paths.append(path)
-    return paths
+    paths = {jar: directory / jar.file_name for jar in jars}
+    missing = [jar for jar, path in paths.items() if not _is_right(jar, path)]
+    if missing:
+        _fetch(missing, directory, java)
+    return list(paths.values())
 
 
-def _fetch(jar: Jar, path: Path, java: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
+def read_jars(path: Path) -> tuple[Jar, ...]:
+    """The jars of a list with a line each: organization:name:version, then the SHA-256."""
+    lines = (line for line in path.read_text().splitlines() if line and not line.startswith("#"))
+    return tuple(Jar(*line.replace(" ", ":").split(":")) for line in lines)
+
+
+def _is_right(jar: Jar, path: Path) -> bool:
+    return path.exists() and _sha256(path) == jar.sha256
+
+
+def _fetch(jars: list[Jar], directory: Path, java: Path) -> None:
+    """Fetch them with one run of Ivy, which reads what to fetch from a module file."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
+        module = Path(scratch) / "ivy.xml"
+        module.write_text(_module(jars))
         command = [str(java / "bin" / "java"), "-jar", str(_ivy()), "-error"]
-        command += ["-cache", f"{scratch}/cache", "-types", "jar", "-confs", "default"]
-        command += ["-notransitive", "-dependency", jar.organization, jar.name, jar.version]
+        command += ["-cache", f"{scratch}/cache", "-ivy", str(module)]
+        command += ["-types", "jar", "bundle", "-confs", "default"]
         command += ["-retrieve", f"{scratch}/[artifact]-[revision].[ext]"]
-        answer = subprocess.run(command, capture_output=True, text=True)
-        fetched = Path(scratch) / jar.file_name
-        if answer.returncode != 0 or not fetched.exists():
-            raise JarError(
-                f"Maven Central did not give {jar.organization}:{jar.name}:{jar.version}: "
-                f"check the network, or put {jar.file_name} into {path.parent} yourself."
-            )
-        found = _sha256(fetched)
-        if found != jar.sha256:
-            raise JarError(f"{jar.file_name} has SHA-256 {found}, not {jar.sha256}: not used.")
-        fetched.replace(path)
+        subprocess.run(command, capture_output=True, check=False)
+        for jar in jars:
+            _put_in_place(jar, Path(scratch) / jar.file_name, directory)
+
+
+def _module(jars: list[Jar]) -> str:
+    """An Ivy file (https://ant.apache.org/ivy/history/2.5.3/ivyfile.html) that asks for jars."""
+    dependencies = "\n".join(
+        f'<dependency org="{jar.organization}" name="{jar.name}" rev="{jar.version}"'
+        ' transitive="false"/>'
+        for jar in jars
+    )
+    return (
+        '<ivy-module version="2.0"><info organisation="k2" module="jars"/>\n'
+        f"<dependencies>\n{dependencies}\n</dependencies></ivy-module>\n"
+    )
+
+
+def _put_in_place(jar: Jar, fetched: Path, directory: Path) -> None:
+    if not fetched.exists():
+        raise JarError(
+            f"Maven Central did not give {jar.organization}:{jar.name}:{jar.version}: "
+            f"check the network, or put {jar.file_name} into {directory} yourself."
+        )
+    found = _sha256(fetched)
+    if found != jar.sha256:
+        raise JarError(f"{jar.file_name} has SHA-256 {found}, not {jar.sha256}: not used.")
+    fetched.replace(directory / jar.file_name)
 
 
 def _ivy() -> Path:

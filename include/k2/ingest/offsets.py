@@ -1,28 +1,34 @@
-"""Which offsets of the log are free: a feed stands in for Kafka, which gives each only once."""
+"""Which offsets of the log are free: K2 itself hands out places that Kafka does not.
+
+The partitions of a topic count from 0. Those that K2 hands out are at the other end, so that
+messages of a topic, of archives and of replayed dead letters never meet in Bronze.
+"""
 
 from __future__ import annotations
 
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from k2.clickhouse import quote_identifier
 from k2.offload.cursor import parse_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from clickhouse_connect.driver.client import Client
     from psycopg import Connection
 
     from k2.registry import Registry
 
-PARTITIONS = 4
+# kafka_partition is a UInt16.
+REPLAYED: Final = 65_535
+ARCHIVES: Final = range(65_500, 65_504)
 
 
 def partition_of(symbol: str) -> int:
-    """The log partition of a market: the same in every process and release."""
-    return zlib.crc32(symbol.encode()) % PARTITIONS
+    """The log partition of a market's archives: the same in every process and release."""
+    return ARCHIVES[zlib.crc32(symbol.encode()) % len(ARCHIVES)]
 
 
 def next_offsets(
@@ -31,6 +37,7 @@ def next_offsets(
     registry: Registry,
     database: str,
     exchange: str,
+    partitions: Sequence[int] = ARCHIVES,
 ) -> dict[int, int]:
     """The first free offset of each partition that has any taken.
 
@@ -39,13 +46,14 @@ def next_offsets(
 
     Args:
         connection: PostgreSQL, where the watermarks are, if anything was offloaded yet.
+        partitions: those of which Bronze is asked.
 
     Raises:
         OffloadError: the watermark of the exchange's bronze table is not a token.
     """
     table = f"bronze_trades_{exchange}"
     taken = _offloaded(connection, registry, table)
-    for partition, offset in _highest(client, database, exchange, table):
+    for partition, offset in _highest(client, database, exchange, table, partitions):
         taken[partition] = max(offset, taken.get(partition, offset))
     return {partition: offset + 1 for partition, offset in taken.items()}
 
@@ -65,14 +73,16 @@ def wait_for_inserts(
         sleep(0.05)
 
 
-def _highest(client: Client, database: str, exchange: str, table: str) -> list[tuple[int, int]]:
+def _highest(
+    client: Client, database: str, exchange: str, table: str, partitions: Sequence[int]
+) -> list[tuple[int, int]]:
     """Partitions and offsets; of Bronze it reads the ends of the primary key, not the table."""
     schema = quote_identifier(database)
     ends = [
         f"(select kafka_partition, kafka_offset from {schema}.{quote_identifier(table)} "
         f"where kafka_partition = {partition} "
         "order by kafka_partition desc, kafka_offset desc limit 1)"
-        for partition in range(PARTITIONS)
+        for partition in partitions
     ]
     dead = (
         f"(select kafka_partition, max(kafka_offset) as kafka_offset from {schema}.dead_letters "

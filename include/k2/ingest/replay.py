@@ -6,18 +6,16 @@ is simply run again; its trades arrive twice then, which Silver is made for.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psycopg
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from k2.errors import IngestError
 from k2.ingest.archive_files import BadRow
+from k2.ingest.lock import only_feed_of, require_lock
 from k2.ingest.offsets import next_offsets, partition_of, wait_for_inserts
+from k2.ingest.queues import FeedError, first_line, require_way
 from k2.logs import get_logger
 
 if TYPE_CHECKING:
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
     from k2.registry import Exchange, Registry
 
 BATCH_MESSAGES = 50_000
-
-
-class FeedError(IngestError):
-    """Messages cannot be fed into a queue."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +81,17 @@ def feed(
     entry = registry.exchange(exchange)
     began = clock()
     fed = dead = 0
-    with _only_feed_of(exchange, conninfo) as connection:
-        _require_queue(client, database, exchange)
+    with only_feed_of(exchange, conninfo) as connection:
+        way = require_way(client, database, exchange)
         wait_for_inserts(client, f"trades_{exchange}_queue")
         free = next_offsets(client, connection, registry, database, exchange)
         for batch in _batches(messages, free, batch_messages):
-            _require_lock(exchange, connection)
+            require_lock(exchange, connection)
             _insert(client, database, entry, batch)
+            if require_way(client, database, exchange) != way:
+                raise FeedError(
+                    f"the views of {exchange} were made anew while it was fed; run it again"
+                )
             fed += len(batch.texts)
             dead += len(batch.bad)
             if progress is not None:
@@ -161,65 +159,5 @@ def _insert(client: Client, database: str, exchange: Exchange, batch: _Batch) ->
     except (ClickHouseError, OSError) as error:
         raise FeedError(
             f"the feed of {exchange.name} stopped, run it again once ClickHouse is well: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
-
-
-def _require_queue(client: Client, database: str, exchange: str) -> None:
-    """A message that no view reads would be lost: the whole way to Bronze must be there."""
-    needed = [f"trades_{exchange}_queue", f"trades_{exchange}_checked_mv"]
-    needed += [f"bronze_trades_{exchange}_mv", f"bronze_trades_{exchange}_dead_letters_mv"]
-    try:
-        rows = client.query(
-            "select name, engine from system.tables where database = {database:String}",
-            parameters={"database": database},
-        ).result_rows
-    except (ClickHouseError, OSError) as error:
-        raise FeedError(f"ClickHouse cannot be used: {_first_line(error)}") from error
-    engines = {str(name): str(engine) for name, engine in rows}
-    missing = [name for name in needed if name not in engines]
-    if missing:
-        raise FeedError(
-            f"{database}.{missing[0]} is not there, so messages would be lost; run 'k2 init' first"
-        )
-    if engines[needed[0]] != "Null":
-        raise FeedError(
-            f"{database}.{needed[0]} reads from Kafka; produce the messages to its topic instead"
-        )
-
-
-@contextmanager
-def _only_feed_of(exchange: str, conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """Hold the exchange's lock; PostgreSQL frees it when this process ends, however it ends.
-
-    Gives the connection that holds it.
-    """
-    digest = hashlib.sha256(f"k2.feed.{exchange}".encode()).digest()
-    key = int.from_bytes(digest[:8], "big", signed=True)
-    try:
-        connection = psycopg.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
-        raise FeedError(
-            f"PostgreSQL, which locks the feed of {exchange}, cannot be used: {_first_line(error)}"
-        ) from error
-
-    with connection:
-        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
-        if row is None or not row[0]:
-            raise FeedError(
-                f"another feed of {exchange} is running; wait for it to end, then run this again"
-            )
-        yield connection
-
-
-def _require_lock(exchange: str, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-    try:
-        connection.execute("select 1")
-    except psycopg.OperationalError as error:
-        raise FeedError(
-            f"the feed of {exchange} lost its lock in PostgreSQL and stopped; run it again"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

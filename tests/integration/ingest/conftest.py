@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2.clickhouse import connect
+from k2.embedded import broker as kafka
 from k2.embedded import clickhouse as clickhouse_server
 from k2.embedded import postgres as postgres_server
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
 from k2.settings import ClickHouse, Postgres
+
+from .kafka import KafkaServer, Topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +63,22 @@ def conninfo() -> Iterator[str]:
             yield Postgres("127.0.0.1", port, postgres_server.USER, PASSWORD).conninfo("k2")
         finally:
             postgres_server.stop(data)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A Kafka broker."""
+    server = KafkaServer(kafka.start(tmp_path_factory.mktemp("kafka")))
+    try:
+        yield server
+    finally:
+        kafka.stop(server.broker)
+
+
+@pytest.fixture
+def topics(server: KafkaServer, tmp_path: Path) -> Topics:
+    """The topics of both exchanges, new ones with three partitions each, and their registry."""
+    return Topics.create(server, tmp_path / "registry", next(_numbers))
 
 
 @dataclass(frozen=True)

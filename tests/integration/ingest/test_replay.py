@@ -17,8 +17,9 @@ import pytest
 
 from k2.errors import OffloadError, RegistryError
 from k2.ingest.archives import BadRow
+from k2.ingest.bronze import create_bronze
 from k2.ingest.messages import Message
-from k2.ingest.offsets import next_offsets, partition_of
+from k2.ingest.offsets import ARCHIVES, REPLAYED, next_offsets, partition_of
 from k2.ingest.replay import FeedError, feed
 from k2.ingest.sources import TradesFile, archive_messages
 from k2.offload.watermark import MIGRATIONS
@@ -86,6 +87,25 @@ def test_a_market_keeps_its_partition_and_offsets_go_on(bronze: Bronze, conninfo
         ("BTCUSDT", partition_of("BTCUSDT"), [0, 1, 2, 3]),
         ("ETHUSDT", partition_of("ETHUSDT"), [0, 1]),
     ]
+
+
+def test_messages_of_topics_archives_and_replays_never_share_a_partition() -> None:
+    markets = {partition_of(f"COIN{number}USDT") for number in range(100)}
+    assert markets == set(ARCHIVES)
+    assert REPLAYED not in ARCHIVES
+    assert 65_500 <= min(*ARCHIVES, REPLAYED) <= max(*ARCHIVES, REPLAYED) < 2**16
+
+
+def test_views_made_anew_under_a_feed_stop_it(bronze: Bronze, conninfo: str) -> None:
+    def messages() -> Iterator[Message]:
+        yield from (message(1), message(2))
+        view = f"{bronze.database}.trades_binance_checked_mv"
+        bronze.client.command(f"alter table {view} modify comment 'old'")
+        create_bronze(bronze.client, registry(), queue="embedded", database=bronze.database)
+        yield from (message(3), message(4))
+
+    with pytest.raises(FeedError, match="made anew while it was fed; run it again"):
+        feed_binance(bronze, conninfo, messages())
 
 
 def test_a_feed_that_died_is_run_again_and_no_offset_is_given_twice(
@@ -197,7 +217,7 @@ def test_the_next_offset_is_found_without_reading_the_table(bronze: Bronze, conn
         "(exchange_timestamp, sequence_number, symbol, side, price, quantity, quote_volume, "
         "event_time, kafka_offset, kafka_partition) "
         "select now64(3), number, 'BTCUSDT', 'buy', 1, 1, 1, now64(3), intDiv(number, 4), "
-        f"number % 4 from numbers({rows})"
+        f"{ARCHIVES[0]} + number % 4 from numbers({rows})"
     )
     reads: list[int] = []
     client = bronze.client
@@ -214,7 +234,7 @@ def test_the_next_offset_is_found_without_reading_the_table(bronze: Bronze, conn
     ):
         m.setattr(client, "query", counting)
         free = next_offsets(client, connection, registry(), bronze.database, "binance")
-    assert free == dict.fromkeys(range(4), rows // 4)
+    assert free == dict.fromkeys(ARCHIVES, rows // 4)
     assert sum(reads) < rows // 5
 
 

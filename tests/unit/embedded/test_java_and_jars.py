@@ -70,3 +70,9 @@ def test_a_jar_that_cannot_be_had_or_is_wrong_is_not_put_in_place(
     with pytest.raises(jars.JarError, match=message):
         jars.fetch(tmp_path / "jars", tmp_path / "java", [jar(b"right")])
     assert list((tmp_path / "jars").iterdir()) == []
+
+
+def test_a_list_of_jars_has_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "jars.txt"
+    path.write_text(f"# what they are for\n\norg.some:thing_2.13:1.0-3 {'a' * 64}\n")
+    assert jars.read_jars(path) == (jars.Jar("org.some", "thing_2.13", "1.0-3", "a" * 64),)
