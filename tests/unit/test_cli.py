@@ -29,9 +29,10 @@ COMMANDS = [
     "ingest",
     "offload",
     "audit",
-    "soak",
-    "status",
     "repair",
+    "status",
+    "soak",
+    "quality",
     "sql",
     "deadletters",
 ]

@@ -29,7 +29,8 @@ create table if not exists {database}.bronze_trades_kraken -- noqa: PRS
     arrival_rank UInt64
         materialized toUInt64(9223372036854775807 - toUnixTimestamp64Milli(ingestion_timestamp))
         comment 'The earlier the higher: of a replayed message the first arrival stays',
-    index exchange_timestamp_minmax exchange_timestamp type minmax granularity 1
+    index exchange_timestamp_minmax exchange_timestamp type minmax granularity 1,
+    index ingestion_timestamp_minmax ingestion_timestamp type minmax granularity 1
 )
 engine = ReplacingMergeTree(arrival_rank)
 -- The place in the log is the identity; one message may hold several trades.

@@ -1,0 +1,54 @@
+"""Questions to ClickHouse."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from k2 import terminal
+from k2.commands.common import (
+    Json,
+    current_settings,
+)
+
+
+def quality(json: Json = False) -> None:
+    """Show what the newest data quality checks of each layer found.
+
+    Example: k2 quality --json
+    """
+    from k2.quality import newest_findings
+
+    findings = newest_findings(current_settings().clickhouse)
+    if json:
+        terminal.show_json(findings)
+        return
+    terminal.show_table(
+        "Findings of the newest checks",
+        ["layer", "status", "check", "exchange", "symbol", "value", "threshold", "detail"],
+        [
+            [
+                one.layer,
+                one.status,
+                one.check_name,
+                one.exchange,
+                one.symbol,
+                one.value,
+                one.threshold,
+                one.detail,
+            ]
+            for one in findings
+        ],
+    )
+
+
+def sql(query: Annotated[str, typer.Argument(help="A query, passed on as it is.")]) -> None:
+    """Run a query in ClickHouse; a FORMAT clause decides what is printed, else a table.
+
+    Example: k2 sql "select * from k2.ohlcv_1h_view limit 5"
+    """
+    from k2.query import stream_query
+
+    stream_query(current_settings().clickhouse, query, sys.stdout.buffer)
