@@ -11,6 +11,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from k2 import terminal
 from k2.commands import asking, feeding, offloading, stack
+from k2.commands.bench import bench
 from k2.commands.common import HELP
 from k2.commands.dead_letters import dead_letters
 from k2.errors import K2Error
@@ -40,6 +41,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(dead_letters, name="deadletters")
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from k2.bench.freshness import COLUMNS, measure_rates, summary
-from k2.bench.freshness_plan import Plan, Rate, Run
+from k2.bench.freshness.measure import COLUMNS, Way, measure_rates, summary
+from k2.bench.freshness.plan import Plan, Rate, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,10 +39,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     output.with_name("benchmarks.md").write_text("# Benchmarks\n\nOther figures.\n")
     said: list[str] = []
     (run,) = measure_rates(
-        directory / "state",
+        Way(directory / "state", output),
         [RATE],
         Plan(SECONDS, warm_up=2.0),
-        output=output,
         now=lambda: dt.datetime.now(dt.UTC),
         say=said.append,
     )

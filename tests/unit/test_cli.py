@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
@@ -17,7 +17,7 @@ from k2.embedded.state import only_stack, prepare_state
 from k2.registry import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 COMMANDS = [
@@ -35,6 +35,7 @@ COMMANDS = [
     "quality",
     "sql",
     "deadletters",
+    "bench",
 ]
 NO_STACK = (
     "error: no stack is running; start one with 'make up', or set K2_CLICKHOUSE_HOST and the "
@@ -107,14 +108,25 @@ def test_help_of_a_command_says_what_it_does_with_an_example(
     assert f"Example: k2 {command}" in output
 
 
+def _with_subcommands(name: str, command: Any) -> Iterator[tuple[list[str], Any]]:
+    yield [name], command
+    for inner, subcommand in getattr(command, "commands", {}).items():
+        yield [name, inner], subcommand
+
+
 def test_the_examples_are_commands_that_exist() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
+    known = {
+        " ".join(words): one
+        for name, command in commands.items()
+        for words, one in _with_subcommands(name, command)
+    }
+    for command in known.values():
         (example,) = re.findall(r"Example: k2 (.*)", command.help)
-        words = [word for word in example.split() if word.startswith("--") or word == name]
-        options = {option for parameter in command.params for option in parameter.opts}
-        assert words[0] == name
-        assert set(words[1:]) <= options
+        words = example.split()
+        called = known.get(" ".join(words[:2])) or known[words[0]]
+        options = {option for parameter in called.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
 
 
 def test_help_is_printed_by_the_program_itself() -> None:

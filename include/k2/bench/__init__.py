@@ -1,0 +1,1 @@
+"""Measurements of K2 on the machine that it runs on."""

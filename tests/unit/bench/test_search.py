@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2.bench.freshness_markers import Latency
-from k2.bench.freshness_plan import FreshnessError, Plan, Rate, Run
-from k2.bench.freshness_search import find_highest, holds, limit_of
-from k2.bench.freshness_usage import Sample
+from k2.bench.freshness.markers import Latency
+from k2.bench.freshness.plan import FreshnessError, Plan, Rate, Run
+from k2.bench.freshness.search import find_highest, holds, limit_of
+from k2.bench.freshness.usage import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from k2.bench.freshness_children import Child, child
-from k2.bench.freshness_markers import (
+from k2.bench.freshness.children import Child, child
+from k2.bench.freshness.markers import (
     MARKETS,
     Marker,
     Observation,
@@ -20,11 +20,11 @@ from k2.bench.freshness_markers import (
     latency,
     waits,
 )
-from k2.bench.freshness_path import settle
-from k2.bench.freshness_plan import FreshnessError, Plan, Rate, Run, Settling
-from k2.bench.freshness_producing import Produced, Production, produce
-from k2.bench.freshness_reading import Read, read_candles
-from k2.bench.freshness_usage import Meter, Sample
+from k2.bench.freshness.path import settle
+from k2.bench.freshness.plan import FreshnessError, Plan, Rate, Run, Settling
+from k2.bench.freshness.producing import Produced, Production, produce
+from k2.bench.freshness.reading import Read, read_candles
+from k2.bench.freshness.usage import Meter, Sample
 from k2.clickhouse import connect
 from k2.registry import registry
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-    from k2.bench.freshness_path import IngestPath
+    from k2.bench.freshness.path import IngestPath
 
 _NANOSECONDS: Final = 1_000_000_000
 _PATIENCE_SECONDS: Final = 20.0

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2.bench.freshness_markers import Marker, Observation, by_second, latency, waits
+from k2.bench.freshness.markers import Marker, Observation, by_second, latency, waits
 
 MILLISECOND = 1_000_000
 

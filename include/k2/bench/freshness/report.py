@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from k2.bench.freshness_search import holds
-from k2.bench.freshness_usage import MACHINE
+from k2.bench.freshness.search import holds
+from k2.bench.freshness.usage import MACHINE
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
 
-    from k2.bench.freshness_plan import Run
-    from k2.bench.freshness_search import Highest
+    from k2.bench.freshness.plan import Run
+    from k2.bench.freshness.search import Highest
 
 BEGIN: Final = "<!-- made by k2 bench freshness -->"
 END: Final = "<!-- end of k2 bench freshness -->"
@@ -99,7 +99,7 @@ def write_report(output: Path, **measured: dict[str, Any]) -> None:
     document = json.loads(path.read_text()) if path.exists() else {}
     document |= measured
     if "runs" in measured:
-        from k2.bench.freshness_plot import plot
+        from k2.bench.freshness.plot import plot
 
         plot(document["runs"]["runs"], output / PLOT_NAME)
     path.write_text(json.dumps(document, separators=(",", ":")) + "\n")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from k2.bench.freshness_markers import MARKETS, Observation
+from k2.bench.freshness.markers import MARKETS, Observation
 from k2.clickhouse import connect, quote_string
 
 if TYPE_CHECKING:

@@ -7,19 +7,22 @@ meanwhile. A producer keeps to a rate; a reader looks at the markers among its t
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from k2.bench import freshness_report as report
-from k2.bench.freshness_path import running_path
-from k2.bench.freshness_plan import FreshnessError, Plan, Rate, Run
-from k2.bench.freshness_run import bench
-from k2.bench.freshness_search import find_highest
+from k2.bench.freshness import report
+from k2.bench.freshness.path import running_path
+from k2.bench.freshness.plan import FreshnessError, Plan, Rate, Run
+from k2.bench.freshness.run import bench
+from k2.bench.freshness.search import find_highest
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from k2.bench.freshness.path import IngestPath
 
 RATES: Final = (Rate(1_000, 100), Rate(10_000, 500))
 STEP_SECONDS: Final = 30.0
@@ -36,23 +39,29 @@ COLUMNS: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Way:
+    """Where the path and its report are, and how often `k2 ingest` inserts.
+
+    `directory`: the state of the path; its data are removed before and after. `output`: directory
+    for JSON and plot; the page `{output}.md` gets its section made anew. `interval`: seconds
+    between two inserts of an exchange, at least.
+    """
+
+    directory: Path
+    output: Path
+    interval: float = 0.2
+
+
 def measure_rates(
-    directory: Path,
+    way: Way,
     rates: Sequence[Rate],
     plan: Plan,
     *,
-    output: Path,
     now: Callable[[], dt.datetime],
-    interval: float = 0.2,
     say: Callable[[str], object] = lambda _line: None,
 ) -> list[Run]:
-    """Run at each rate, on a path made anew each time, and write the report.
-
-    Args:
-        directory: the state of the path; its data are removed before and after.
-        output: directory for JSON and plot; the page `{output}.md` gets its section made anew.
-        now: the current time, UTC.
-        interval: seconds between two inserts of an exchange, at least, as of `k2 ingest`.
+    """Run at each rate, on a path made anew each time, and write the report; `now` is UTC.
 
     Raises:
         FreshnessError: a trade was lost or counted twice, or settling failed; the report is
@@ -63,21 +72,19 @@ def measure_rates(
     where, began = report.machine(), now()
     runs = []
     for rate in rates:
-        with running_path(directory, interval=interval, say=say) as path, bench(path, say) as one:
+        with _path(way, say) as path, bench(path, say) as one:
             runs.append(one.run(rate, plan))
-        report.write_report(output, runs=report.measured_runs(runs, where, began))
+        report.write_report(way.output, runs=report.measured_runs(runs, where, began))
     _require_right(runs)
     return runs
 
 
 def measure_highest(
-    directory: Path,
+    way: Way,
     base: Rate,
     plan: Plan,
     *,
-    output: Path,
     now: Callable[[], dt.datetime],
-    interval: float = 0.2,
     say: Callable[[str], object] = lambda _line: None,
 ) -> list[Run]:
     """Find the highest rate that holds, in steps as planned, without settling; write the report.
@@ -87,9 +94,9 @@ def measure_highest(
     _require_plot()
     where, began = report.machine(), now()
     plan = replace(plan, settle_every=None)
-    with running_path(directory, interval=interval, say=say) as path, bench(path, say) as one:
+    with _path(way, say) as path, bench(path, say) as one:
         highest = find_highest(one.run, base, plan, say=say)
-    report.write_report(output, highest=report.measured_highest(highest, where, began))
+    report.write_report(way.output, highest=report.measured_highest(highest, where, began))
     say(f"the highest rate that holds: {highest.rate}; limited by: {highest.limited_by}")
     _require_right(highest.runs)
     return highest.runs
@@ -110,6 +117,10 @@ def summary(runs: Sequence[Run]) -> list[list[object]]:
         ]
         for run in runs
     ]
+
+
+def _path(way: Way, say: Callable[[str], object]) -> AbstractContextManager[IngestPath]:
+    return running_path(way.directory, interval=way.interval, say=say)
 
 
 def _require_right(runs: Sequence[Run]) -> None:

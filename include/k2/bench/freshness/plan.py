@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from k2.errors import K2Error
 
 if TYPE_CHECKING:
-    from k2.bench.freshness_markers import Latency
-    from k2.bench.freshness_usage import Sample
+    from k2.bench.freshness.markers import Latency
+    from k2.bench.freshness.usage import Sample
 
 
 class FreshnessError(K2Error):

@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from k2.bench.freshness_usage import MACHINE
+from k2.bench.freshness.usage import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k2.bench.freshness_plan import Plan, Rate, Run
+    from k2.bench.freshness.plan import Plan, Rate, Run
 
 P99_MILLISECONDS: Final = 500.0
 _NEAR_ENOUGH: Final = 1.12

@@ -14,7 +14,7 @@ from itertools import count, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from k2.bench.freshness_markers import MARKETS, PRICE, Marker
+from k2.bench.freshness.markers import MARKETS, PRICE, Marker
 from k2.ingest.messages import messages
 from k2.ingest.simulator import MARKETS as SIMULATED_MARKETS
 from k2.ingest.simulator import simulate

@@ -1,0 +1,1 @@
+"""How long a trade takes from the producer into the candles."""

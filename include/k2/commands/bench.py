@@ -1,0 +1,105 @@
+"""Measurements of K2 on this machine."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k2 import terminal
+from k2.commands.common import HELP, Json
+from k2.embedded.state import state_directory
+
+bench = typer.Typer(
+    context_settings=HELP,
+    help="Measure K2 on this machine.\n\nExample: k2 bench freshness --rates 1000+100",
+)
+
+Output = Annotated[
+    Path, typer.Option(help="Directory for JSON and plot; {output}.md gets its section.")
+]
+
+
+@bench.command()
+def freshness(
+    rates: Annotated[
+        str, typer.Option(help="Trades a second, Binance+Kraken, comma separated.")
+    ] = "1000+100,10000+500",
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes measured at each rate.")] = 10.0,
+    find_highest: Annotated[
+        bool,
+        typer.Option(
+            "--find-highest", help="Instead, search the highest rate that holds, from the first."
+        ),
+    ] = False,
+    settle_every: Annotated[
+        float, typer.Option(min=0.0, help="Minutes between dbt builds; 0: none.")
+    ] = 15.0,
+    interval: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between two inserts of k2 ingest, at least.")
+    ] = 0.2,
+    look_every: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between two looks at the view.")
+    ] = 0.1,
+    step_seconds: Annotated[
+        float, typer.Option(min=5.0, help="Seconds of a step of the search.")
+    ] = 30.0,
+    output: Output = Path("docs/benchmarks"),
+    json: Json = False,
+) -> None:
+    """Measure from the produce call until a trade is in ohlcv_1m_view; write table and plot.
+
+    Example: k2 bench freshness --rates 1000+100 --minutes 10
+    """
+    from k2.bench.freshness import measure
+    from k2.bench.freshness.plan import Plan, Rate
+
+    chosen = [Rate.parse(text) for text in rates.split(",")]
+    seconds = step_seconds if find_highest else minutes * 60
+    plan = Plan(seconds, settle_every=settle_every * 60 or None, period=look_every)
+    way = measure.Way(state_directory() / "freshness", output, interval)
+    runs = (
+        measure.measure_highest(way, chosen[0], plan, now=_now, say=terminal.say)
+        if find_highest
+        else measure.measure_rates(way, chosen, plan, now=_now, say=terminal.say)
+    )
+    if json:
+        terminal.show_json(runs)
+    else:
+        terminal.show_table("Freshness", measure.COLUMNS, measure.summary(runs))
+
+
+@bench.command()
+def settling(
+    new_trades: Annotated[
+        int, typer.Option(min=1, help="Trades that are new in the measured run.")
+    ] = 20_000,
+    table_trades: Annotated[
+        str, typer.Option(help="Trades that Silver holds before, comma separated.")
+    ] = "1000000,40000000",
+) -> None:
+    """Measure what settling candles costs on a small and on a large table.
+
+    Example: k2 bench settling --new-trades 3800000 --table-trades 1000000
+    """
+    from k2.bench import settling as settlings
+    from k2.embedded.stack import running_engines
+
+    sizes = [int(text) for text in table_trades.split(",")]
+    with running_engines(state_directory() / "settling", terminal.say) as stack:
+        measured = settlings.measure(
+            stack.settings,
+            stack.directory / "dbt",
+            now=_now,
+            table_trades=sizes,
+            new_trades=new_trades,
+            say=terminal.say,
+        )
+        rows = settlings.summary(list(measured))
+    terminal.show_table("Settling all six timeframes", settlings.COLUMNS, rows)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
