@@ -25,6 +25,9 @@ def quality(json: Json = False) -> None:
     if json:
         terminal.show_json(findings)
         return
+    if not findings:
+        terminal.say("the newest checks found nothing")
+        return
     terminal.show_table(
         "Findings of the newest checks",
         ["layer", "status", "check", "exchange", "symbol", "value", "threshold", "detail"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k2.clickhouse import connect
+from k2.quality import newest_findings
 from k2.transform import TransformError
 
 from .reference import Trade
@@ -261,6 +262,12 @@ def test_errors_stop_their_layer_until_they_are_corrected(story: Story) -> None:
         before = checked(warehouse)
         with pytest.raises(TransformError, match="no_findings_bronze_quality_error"):
             build(warehouse, "bronze")
+        newest = newest_findings(warehouse.settings.clickhouse)
+        assert {(one.layer, one.symbol) for one in newest if one.status == "error"} == {
+            ("bronze", "WRONG/USD"),
+            ("bronze", "WRONG/EUR"),
+            ("bronze", "WRONG/GBP"),
+        }
         results = Run("", results_beside(warehouse, before))
         assert results.found("error") == {
             ("not_positive", "kraken", "WRONG/USD"),
