@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
-from clickhouse_connect.driver.exceptions import OperationalError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from k2.embedded import clickhouse
 from k2.errors import StackError
@@ -66,6 +66,52 @@ def test_a_url_insert_takes_its_rows_from_the_body(server: ClickHouse, client: A
     packed = {**BASIC, "Content-Encoding": "gzip"}
     assert ask(server, query=insert, body=gzip.compress(b"8\n"), headers=packed)[0].status == 200
     assert client.command("select arraySort(groupArray(a)) from t") == "[1,2,3,6,7,8,45]"
+
+
+def test_an_insert_that_a_view_or_a_constraint_refuses_is_an_error(
+    server: ClickHouse, client: Any
+) -> None:
+    client.command("create table queue (a UInt8) engine = Null")
+    client.command(
+        "create table target (a UInt8, constraint small check a < 9) engine = MergeTree order by a"
+    )
+    client.command(
+        "create materialized view v to target as"
+        " select a + throwIf(a = 5, 'five is refused') as a from queue"
+    )
+    for bad, reason in (([5], "five is refused"), ([9], "Constraint")):
+        with pytest.raises(DatabaseError, match=reason):
+            client.insert("queue", [[1], bad], column_names=["a"])
+        response, text = ask(server, body=b"insert into test.queue values (1), (%d)" % bad[0])
+        assert response.status == 500
+        assert reason in text.decode()
+    client.insert("queue", [[7]], column_names=["a"])
+    assert client.query("select a from target").result_rows == [(7,)]
+
+
+def test_an_insert_whose_client_goes_away_leaves_nothing(server: ClickHouse, client: Any) -> None:
+    client.command("create table t (a UInt64) engine = MergeTree order by a")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection.putrequest("POST", "/?query=insert+into+test.t+format+TSV")
+    for name, value in {**BASIC, "Content-Length": "1000000"}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"1\n" * 100_000)
+    connection.close()
+    with server.client() as other:
+        running = "select count() from system.processes where query ilike 'insert%'"
+        deadline = time.monotonic() + 60
+        while other.command(running) != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert client.command("select count() from t") == 0
+
+
+def test_an_insert_may_have_settings(server: ClickHouse, client: Any) -> None:
+    client.command("create table t (a UInt64) engine = MergeTree order by a")
+    for clause in ("", " settings async_insert = 0"):
+        for form in (f"{clause} format TSV\n1\n", f"{clause} values (2)"):
+            assert ask(server, body=f"insert into test.t (a){form}".encode())[0].status == 200
+    assert client.command("select arraySort(groupArray(a)) from t") == "[1,1,2,2]"
 
 
 def test_answers_tell_format_time_zone_and_what_was_read(server: ClickHouse) -> None:

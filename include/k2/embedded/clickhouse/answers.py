@@ -72,7 +72,7 @@ def answer(request: QueryRequest, sessions: Sessions, sink: Sink) -> None:
             else:
                 data = _Joined(sql[head.data_offset :], request.body)
                 format_name = head.format or request.default_format or "Values"
-                sink.begin(handle.insert(head.text, format_name, data, request.parameters), None)
+                sink.begin(handle.insert(head, format_name, data, request.parameters), None)
         finally:
             for table in request.external_tables:
                 handle.run(f"DROP TEMPORARY TABLE IF EXISTS `{table.name}`")
@@ -101,7 +101,8 @@ def _read_statement(request: QueryRequest) -> tuple[bytes, InsertHead | None]:
 
 def _create_external(handle: Handle, table: ExternalTable) -> None:
     handle.run(f"CREATE TEMPORARY TABLE `{table.name}` ({table.columns})")
-    handle.insert(f"INSERT INTO `{table.name}`", table.format, BytesIO(table.data), {})
+    head = InsertHead(f"INSERT INTO `{table.name}`", table.format, 0)
+    handle.insert(head, table.format, BytesIO(table.data), {})
 
 
 def _answer_statement(

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from k2.embedded.clickhouse.statements import Statement
+    from k2.embedded.clickhouse.statements import InsertHead, Statement
 
 _PIPE_BYTES: Final = 1 << 20
 _CANCEL_SECONDS: Final = 0.1
@@ -48,8 +49,8 @@ class Workers(Protocol):
     def submit(self, work: Callable[[], Any], /) -> Future[Any]:
         """Run in a thread of the engine's."""
 
-    def cancel(self, output: str, /) -> None:
-        """Cancel the query whose result goes to this path, if it runs."""
+    def cancel(self, path: str, /) -> bool:
+        """Cancel the query that reads or writes this path; whether it ran."""
 
 
 def _quote(value: str) -> str:
@@ -69,9 +70,7 @@ class Result:
     """
 
     def __init__(self, workers: Workers, run: Callable[[str], Any]) -> None:
-        self._read_end, write_end = os.pipe()
-        if _F_SETPIPE_SZ is not None:
-            fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
+        self._read_end, write_end = _pipe()
         self._path = f"/dev/fd/{write_end}"
 
         def work() -> Any:
@@ -110,6 +109,19 @@ class Result:
             result_bytes=size,
             seconds=result.elapsed(),
         )
+
+
+def _pipe() -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    if _F_SETPIPE_SZ is not None:
+        fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
+    return read_end, write_end
+
+
+def _write(descriptor: int, piece: bytes) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _checked(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -176,20 +188,34 @@ class Handle:
         )
 
     def insert(
-        self, sql: str, format_name: str, data: Body, parameters: Mapping[str, str]
+        self, head: InsertHead, format_name: str, data: Body, parameters: Mapping[str, str]
     ) -> Statistics:
         """Insert the rows of `data` piece by piece. Raises QueryError; rows of blocks that were
-        complete before the error stay, as in ClickHouse."""
+        complete before the error stay, as in ClickHouse.
+
+        The rows go through a pipe, as chdb's own piecewise insert says nothing of an error in a
+        view or a constraint.
+        """
         self.apply({f"param_{name}": value for name, value in parameters.items()}, None)
-        connection = self._connection
-        insertion = _checked(connection.send_insert, sql, format_name)
+        read_end, write_end = _pipe()
+        path = f"/dev/fd/{read_end}"
+        statement = head.from_file(path, format_name)
+        work = self._workers.submit(lambda: self._connection.query(statement, "TabSeparated"))
+        # An engine that gives up early leaves a broken pipe, which ends the writing.
+        work.add_done_callback(lambda _: os.close(read_end))
         try:
-            while piece := data.read():
-                _checked(connection.insert_append, insertion, piece)
+            with suppress(BrokenPipeError):
+                while piece := data.read():
+                    _write(write_end, piece)
         except BaseException:
-            connection.insert_cancel(insertion)
+            # The end of the pipe would be the end of the data: no, the query ends first.
+            while not (work.done() or self._workers.cancel(path)):
+                wait([work], _CANCEL_SECONDS)
             raise
-        result = _checked(connection.insert_done, insertion)
+        finally:
+            os.close(write_end)
+            wait([work])
+        result = _checked(work.result)
         return Statistics(
             written_rows=result.rows_written(),
             written_bytes=result.bytes_written(),
@@ -235,14 +261,17 @@ class Engine:
         """Run in a thread of the engine's."""
         return self._threads.submit(work)
 
-    def cancel(self, output: str, /) -> None:
-        """Cancel the query whose result goes to this path, if it runs."""
-        self._kill(f"position(query, concat('INTO OUTFILE ', {_quote(_quote(output))})) > 0")
+    def cancel(self, path: str, /) -> bool:
+        """Cancel the query that reads or writes this path; whether it ran."""
+        return self._kill(f"position(query, concat('FILE ', {_quote(_quote(path))})) > 0")
 
-    def _kill(self, condition: str) -> None:
+    def _kill(self, condition: str) -> bool:
         handle = self.open_handle()
         try:
-            handle.run(f"KILL QUERY WHERE {condition} AND query NOT ILIKE 'KILL QUERY%' ASYNC")
+            killed = handle.run(
+                f"KILL QUERY WHERE {condition} AND query NOT ILIKE 'KILL QUERY%' ASYNC"
+            )
+            return killed != b""
         finally:
             handle.close()
 

@@ -79,12 +79,17 @@ class Statement:
 
 @dataclass(frozen=True)
 class InsertHead:
-    """The part of an INSERT in front of its data: `text` (up to FORMAT or VALUES), the format
-    named there, and the offset of the first byte of data."""
+    """The part of an INSERT in front of its data: `text` (up to SETTINGS, FORMAT or VALUES), the
+    SETTINGS clause, the format named there, and the offset of the first byte of data."""
 
     text: str
     format: str | None
     data_offset: int
+    settings: str = ""
+
+    def from_file(self, path: str, format_name: str) -> str:
+        """The statement, with its rows coming from the file at `path`."""
+        return f"{self.text}\nFROM INFILE '{path}'\n{self.settings}\nFORMAT {format_name}"
 
 
 def tokens(sql: bytes) -> Iterator[Token]:
@@ -117,26 +122,44 @@ def insert_head(sql: bytes) -> InsertHead | None:
     `sql` may be only the beginning of the request, as long as it holds the whole head.
     """
     previous = Token("", 0, 0, 0)
+    settings: Token | None = None
     walk = tokens(sql)
     for token in walk:
         if token.text in {"SELECT", "WITH"} and previous.text == "(":
             return None
-        is_source = token.depth == 0 and token.text in _INSERT_SOURCES
-        if is_source and previous.text not in _NAME_FOLLOWS:
-            return _data_source(sql, token, next(walk, None) if token.text == "FORMAT" else None)
+        begins_clause = token.depth == 0 and previous.text not in _NAME_FOLLOWS
+        if begins_clause and token.text == "SETTINGS":
+            settings = token
+        if begins_clause and token.text in _INSERT_SOURCES:
+            name = next(walk, None) if token.text == "FORMAT" else None
+            return _data_source(sql, settings, token, name)
         previous = token
-    return InsertHead(sql.decode(errors="surrogateescape").rstrip().rstrip(";"), None, len(sql))
+    text, clause = _divided(sql, settings, len(sql))
+    if settings is None:
+        text = text.rstrip().rstrip(";")
+    return InsertHead(text, None, len(sql), clause.rstrip().rstrip(";"))
 
 
-def _data_source(sql: bytes, source: Token, name: Token | None) -> InsertHead | None:
-    text = sql[: source.start].decode(errors="surrogateescape")
+def _data_source(
+    sql: bytes, settings: Token | None, source: Token, name: Token | None
+) -> InsertHead | None:
+    text, clause = _divided(sql, settings, source.start)
     if source.text == "VALUES":
-        return InsertHead(text, "Values", source.end)
+        return InsertHead(text, "Values", source.end, clause)
     if name is None:
         return None
     spaces = re.compile(rb"[ \t\f]*\r?\n?").match(sql, name.end)
     offset = spaces.end() if spaces else name.end
-    return InsertHead(text, sql[name.start : name.end].decode(), offset)
+    return InsertHead(text, sql[name.start : name.end].decode(), offset, clause)
+
+
+def _divided(sql: bytes, settings: Token | None, end: int) -> tuple[str, str]:
+    """What comes before the SETTINGS clause, and the clause itself."""
+    start = end if settings is None else settings.start
+    return (
+        sql[:start].decode(errors="surrogateescape"),
+        sql[start:end].decode(errors="surrogateescape"),
+    )
 
 
 def parse(sql: bytes) -> Statement:
