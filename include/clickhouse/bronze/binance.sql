@@ -94,51 +94,12 @@ comment 'Wrong messages go to the dead letters';
 -- Numbers are marked while they are still text ("t":5 becomes "t":"#5"): a JSON parser would turn
 -- large ones into doubles, and would take a number for a text and a text for a number.
 -- Answers to a subscription ({"result":null,"id":1}) belong to the protocol and are skipped.
+-- Every insert plans this query anew, which costs more than reading a thousand messages. So it is
+-- short: one pattern for what plainly is a trade, one list of checks for everything else.
 create materialized view if not exists {database}.trades_binance_checked_mv
 to {database}.trades_binance_checked
 as
 with
-    (text) -> if(startsWith(text, '#'), substring(text, 2), concat('"', text, '"')) as as_sent,
-    -- 32 characters hold every number that fits; within them Decimal256 with 38 places is exact.
-    (number) -> assumeNotNull(toDecimal256OrNull(number, 38)) as exact,
-    (name, number) -> multiIf(
-        -- Nearly every number ends here, as it plainly fits; the others are looked at closely.
-        match(ifNull(number, ''), '^[0-9]{1,10}(\\.[0-9]{1,8})?$')
-        and toDecimal64OrZero(ifNull(number, ''), 8) > 0,
-        '',
-        number is null,
-        concat(name, ' is missing'),
-        not match(assumeNotNull(number), '^-?[0-9]+(\\.[0-9]+)?$'),
-        concat(name, ' is not a decimal text: ', as_sent(assumeNotNull(number))),
-        length(assumeNotNull(number)) > 32,
-        concat(name, ' has more than 32 characters: ', as_sent(assumeNotNull(number))),
-        toDecimal256OrNull(number, 38) is null or abs(exact(number)) >= 10000000000,
-        concat(name, ' does not fit Decimal(18, 8): ', as_sent(assumeNotNull(number))),
-        exact(number) <= 0,
-        concat(name, ' is not positive: ', as_sent(assumeNotNull(number))),
-        exact(number) != toDecimal64OrZero(assumeNotNull(number), 8),
-        concat(name, ' has more than 8 fractional digits: ', as_sent(assumeNotNull(number))),
-        ''
-    ) as number_problem,
-    (name, number) -> multiIf(
-        number is null,
-        concat(name, ' is missing'),
-        not match(assumeNotNull(number), '^#[0-9]{1,19}$')
-        or toUInt64OrZero(substring(assumeNotNull(number), 2)) > 9223372036854775807,
-        concat(name, ' is not a whole number of at most 63 bits: ', as_sent(assumeNotNull(number))),
-        ''
-    ) as integer_problem,
-    -- Binance sends milliseconds, or microseconds if asked to: told apart by size until 5138.
-    (number) -> toInt64OrZero(substring(assumeNotNull(number), 2)) as whole,
-    (number) -> if(whole(number) >= 100000000000000, intDiv(whole(number), 1000), whole(number))
-        as milliseconds,
-    (name, number) -> multiIf(
-        integer_problem(name, number) != '',
-        integer_problem(name, number),
-        milliseconds(number) < 1230768000000 or milliseconds(number) >= 4102444800000,
-        concat(name, ' is not a time between 2009 and 2100: ', as_sent(assumeNotNull(number))),
-        ''
-    ) as time_problem,
     messages as (
         select
             _topic as topic,
@@ -160,16 +121,7 @@ with
                 raw_message,
                 '([a-zA-Z]")[ \\t\\r\\n]*:[ \\t\\r\\n]*(-?[0-9][0-9.eE+-]*)',
                 '\\1:"#\\2"'
-            ) as marked_message
-        from messages
-    ),
-    extracted as (
-        select
-            topic,
-            kafka_partition,
-            kafka_offset,
-            engine_error,
-            raw_message,
+            ) as marked_message,
             -- A text that begins with # looks like a marked number: only such messages are parsed
             -- once more, for the kinds as sent.
             if(
@@ -180,7 +132,17 @@ with
                     raw_message
                 ),
                 ''
-            ) as disguised_message,
+            ) as disguised_message
+        from messages
+    ),
+    extracted as (
+        select
+            topic,
+            kafka_partition,
+            kafka_offset,
+            engine_error,
+            raw_message,
+            disguised_message,
             JSONExtract(
                 if(
                     position(marked_message, '"data"') > 0
@@ -203,27 +165,39 @@ with
             kafka_offset,
             engine_error,
             raw_message,
+            disguised_message,
             fields.e as event_type,
             fields.s as symbol,
-            fields.E as event_text,
             fields.T as trade_text,
-            fields.m as is_buyer_maker,
-            if(fields.e = 'aggTrade', fields.a, fields.t) as id_text,
-            if(fields.e = 'aggTrade', 'a', 't') as id_key,
-            concat('trade id (', id_key, ')') as id_name,
-            integer_problem(id_name, id_text) as id_problem,
-            'String' in (
-                JSONType(disguised_message, id_key),
-                JSONType(disguised_message, 'T'),
-                JSONType(disguised_message, 'E')
-            ) as is_disguised,
-            time_problem('trade time (T)', fields.T) as trade_problem,
-            time_problem('event time (E)', fields.E) as event_problem,
-            number_problem('price (p)', fields.p) as price_problem,
-            number_problem('quantity (q)', fields.q) as quantity_problem,
-            toDecimal64OrNull(fields.p, 8) as price,
-            toDecimal64OrNull(fields.q, 8) as quantity,
-            roundBankers(toDecimal128(ifNull(price, 0), 8) * ifNull(quantity, 0), 8) as volume
+            fields.E as event_text,
+            toString(fields.m) as is_buyer_maker,
+            fields.p as price_text,
+            fields.q as quantity_text,
+            if(event_type = 'aggTrade', fields.a, fields.t) as id_text,
+            toDecimal64OrZero(ifNull(price_text, ''), 8) as price,
+            toDecimal64OrZero(ifNull(quantity_text, ''), 8) as quantity,
+            roundBankers(toDecimal128(price, 8) * quantity, 8) as volume,
+            -- Null where a field is missing, or where what is named in its place is so.
+            [
+                event_type,
+                symbol,
+                id_text,
+                trade_text,
+                event_text,
+                if(
+                    disguised_message != ''
+                    and arrayExists(
+                        key -> JSONType(disguised_message, key) = 'String',
+                        [if(event_type = 'aggTrade', 'a', 't'), 'T', 'E']
+                    ),
+                    null,
+                    ''
+                ),
+                is_buyer_maker,
+                price_text,
+                quantity_text,
+                if(volume >= 10000000000, null, '')
+            ] as texts
         from extracted
     ),
     checked as (
@@ -232,13 +206,11 @@ with
             kafka_partition,
             kafka_offset,
             raw_message,
-            event_type,
             symbol,
-            event_text,
-            trade_text,
-            is_buyer_maker,
-            is_disguised,
             id_text,
+            trade_text,
+            event_text,
+            is_buyer_maker,
             price,
             quantity,
             volume,
@@ -246,25 +218,100 @@ with
                 engine_error != '', concat('cannot be read: ', engine_error),
                 not isValidJSON(raw_message), 'is not valid JSON',
                 not match(raw_message, '^[ \\t\\r\\n]*\\{'), 'is not a JSON object',
-                event_type is null, 'event type (e) is missing',
-                event_type not in ('trade', 'aggTrade'),
-                concat(
-                    'event type (e) is not trade or aggTrade: ',
-                    as_sent(assumeNotNull(event_type))
+                -- Nearly every message ends here, as it plainly is a trade.
+                volume > 0
+                and volume < 10000000000
+                and disguised_message = ''
+                and match(
+                    concat(
+                        event_type, ' ', symbol, ' ', id_text, ' ', trade_text, ' ', event_text,
+                        ' ', is_buyer_maker, ' ', price_text, ' ', quantity_text
+                    ),
+                    concat(
+                        '^(trade|aggTrade) [0-9A-Z]{1,20} #[0-9]{1,18}',
+                        '( #(1[3-9]|[23][0-9])[0-9]{11}([0-9]{3})?){2}',
+                        ' (true|false)( [0-9]{1,10}(\\.[0-9]{1,8})?){2}$'
+                    )
                 ),
-                symbol is null, 'symbol (s) is missing',
-                not match(assumeNotNull(symbol), '^[^\\sa-z"#{}:,\\[\\]]+$')
-                or length(assumeNotNull(symbol)) > 64,
-                concat('symbol (s) is not a market: ', as_sent(assumeNotNull(symbol))),
-                id_problem != '', id_problem,
-                trade_problem != '', trade_problem,
-                event_problem != '', event_problem,
-                is_disguised, 'trade id or a time is a text',
-                is_buyer_maker is null, 'buyer is maker (m) is not true or false',
-                price_problem != '', price_problem,
-                quantity_problem != '', quantity_problem,
-                volume >= 10000000000, 'price * quantity does not fit Decimal(18, 8)',
-                ''
+                '',
+                -- The first thing that is wrong. What ends with a colon is followed by the text.
+                arrayFirst(
+                    problem -> problem != '',
+                    arrayMap(
+                        (name, text, wrong) -> multiIf(
+                            wrong = '', '',
+                            not endsWith(wrong, ': '), concat(name, wrong),
+                            startsWith(text, '#'), concat(name, wrong, substring(text, 2)),
+                            concat(name, wrong, '"', text, '"')
+                        ),
+                        [
+                            'event type (e)',
+                            'symbol (s)',
+                            if(event_type = 'aggTrade', 'trade id (a)', 'trade id (t)'),
+                            'trade time (T)',
+                            'event time (E)',
+                            'trade id or a time',
+                            'buyer is maker (m)',
+                            'price (p)',
+                            'quantity (q)',
+                            'price * quantity'
+                        ],
+                        arrayMap(text -> ifNull(text, ''), texts),
+                        arrayMap(
+                            (text, kind, absent) -> multiIf(
+                                text is null,
+                                absent,
+                                kind = 'event' and text not in ('trade', 'aggTrade'),
+                                ' is not trade or aggTrade: ',
+                                kind = 'market'
+                                and (
+                                    not match(text, '^[^\\sa-z"#{}:,\\[\\]]+$')
+                                    or length(text) > 64
+                                ),
+                                ' is not a market: ',
+                                kind in ('integer', 'time')
+                                and (
+                                    not match(text, '^#[0-9]{1,19}$')
+                                    or toUInt64OrZero(substring(text, 2)) > 9223372036854775807
+                                ),
+                                ' is not a whole number of at most 63 bits: ',
+                                -- Milliseconds, or microseconds if asked for.
+                                kind = 'time'
+                                and (
+                                    length(text) not in (14, 17)
+                                    or substring(text, 2, 13) < '1230768000000'
+                                    or substring(text, 2, 13) >= '4102444800000'
+                                ),
+                                ' is not a time between 2009 and 2100: ',
+                                kind != 'number',
+                                '',
+                                not match(text, '^-?[0-9]+(\\.[0-9]+)?$'),
+                                ' is not a decimal text: ',
+                                -- They hold every number that fits; within them Decimal256 with
+                                -- 38 places is exact.
+                                length(text) > 32,
+                                ' has more than 32 characters: ',
+                                ifNull(abs(toDecimal256OrNull(text, 38)) >= 10000000000, true),
+                                ' does not fit Decimal(18, 8): ',
+                                toDecimal256OrNull(text, 38) <= 0,
+                                ' is not positive: ',
+                                toDecimal256OrNull(text, 38) != toDecimal64OrZero(text, 8),
+                                ' has more than 8 fractional digits: ',
+                                ''
+                            ),
+                            texts,
+                            [
+                                'event', 'market', 'integer', 'time', 'time', '', '', 'number',
+                                'number', ''
+                            ],
+                            [
+                                ' is missing', ' is missing', ' is missing', ' is missing',
+                                ' is missing', ' is a text', ' is not true or false',
+                                ' is missing', ' is missing', ' does not fit Decimal(18, 8)'
+                            ]
+                        )
+                    )
+                )
             ) as reason
         from typed
     )
@@ -274,14 +321,15 @@ select
     kafka_offset,
     raw_message,
     toUInt32(reason = '') as trade_number,
-    fromUnixTimestamp64Milli(if(reason = '', milliseconds(trade_text), 0), 'UTC')
+    fromUnixTimestamp64Milli(toInt64OrZero(substring(ifNull(trade_text, ''), 2, 13)), 'UTC')
         as exchange_timestamp,
-    fromUnixTimestamp64Milli(if(reason = '', milliseconds(event_text), 0), 'UTC') as event_time,
+    fromUnixTimestamp64Milli(toInt64OrZero(substring(ifNull(event_text, ''), 2, 13)), 'UTC')
+        as event_time,
     toUInt64OrZero(substring(ifNull(id_text, ''), 2)) as sequence_number,
     ifNull(symbol, '') as symbol,
-    if(is_buyer_maker, 'sell', 'buy') as side,
-    ifNull(price, 0) as price,
-    ifNull(quantity, 0) as quantity,
+    if(is_buyer_maker = 'true', 'sell', 'buy') as side,
+    price,
+    quantity,
     toDecimal64(if(reason = '', volume, 0), 8) as quote_volume,
     reason
 from checked

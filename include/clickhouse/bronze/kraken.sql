@@ -91,45 +91,11 @@ from {database}.trades_kraken_checked
 where reason != ''
 comment 'Wrong messages go to the dead letters';
 
--- Kraken sends prices as JSON numbers, which a JSON parser would round to doubles. They are marked
--- while they are still text ("price":5e-05 becomes "price":"#5e-05") and keep every digit.
--- What the protocol itself says is no trade and is skipped: the heartbeat and status channels,
--- answers to requests that succeeded, a snapshot of a market without trades. Anything else, such
--- as another channel or a refused subscription, is a mistake someone wants to see: a dead letter.
 create materialized view if not exists {database}.trades_kraken_checked_mv
 to {database}.trades_kraken_checked
 as
 with
     (text) -> if(startsWith(text, '#'), substring(text, 2), concat('"', text, '"')) as as_sent,
-    -- 32 characters hold every number that fits; within them Decimal256 with 38 places is exact.
-    (number) -> assumeNotNull(toDecimal256OrNull(number, 38)) as exact,
-    (name, number) -> multiIf(
-        -- Nearly every number ends here, as it plainly fits; the others are looked at closely.
-        match(ifNull(number, ''), '^[0-9]{1,10}(\\.[0-9]{1,8})?$')
-        and toDecimal64OrZero(ifNull(number, ''), 8) > 0,
-        '',
-        number is null,
-        concat(name, ' is missing'),
-        not match(assumeNotNull(number), '^-?[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?$'),
-        concat(name, ' is not a JSON number: ', assumeNotNull(number)),
-        length(assumeNotNull(number)) > 32,
-        concat(name, ' has more than 32 characters: ', assumeNotNull(number)),
-        toDecimal256OrNull(number, 38) is null or abs(exact(number)) >= 10000000000,
-        concat(name, ' does not fit Decimal(18, 8): ', assumeNotNull(number)),
-        exact(number) <= 0,
-        concat(name, ' is not positive: ', assumeNotNull(number)),
-        exact(number) != toDecimal64OrZero(assumeNotNull(number), 8),
-        concat(name, ' has more than 8 fractional digits: ', assumeNotNull(number)),
-        ''
-    ) as number_problem,
-    (name, number) -> multiIf(
-        number is null,
-        concat(name, ' is missing'),
-        not match(assumeNotNull(number), '^#[0-9]{1,19}$')
-        or toUInt64OrZero(substring(assumeNotNull(number), 2)) > 9223372036854775807,
-        concat(name, ' is not a whole number of at most 63 bits: ', as_sent(assumeNotNull(number))),
-        ''
-    ) as integer_problem,
     messages as (
         select
             _topic as topic,
@@ -240,25 +206,37 @@ with
             raw_message,
             message_reason,
             length(data) as trades_in_message,
-            'String' in (
-                JSONType(disguised_message, 'data', position, 'trade_id'),
-                JSONType(disguised_message, 'data', position, 'price'),
-                JSONType(disguised_message, 'data', position, 'qty')
-            ) as is_disguised,
+            disguised_message,
             position,
             trade.symbol as symbol,
             trade.side as side,
             trade.trade_id as id_text,
             trade.timestamp as time_text,
-            as_sent(trade.price) as price_text,
-            as_sent(trade.qty) as quantity_text,
-            integer_problem('trade_id', id_text) as id_problem,
-            number_problem('price', price_text) as price_problem,
-            number_problem('qty', quantity_text) as quantity_problem,
-            toDecimal64OrNull(price_text, 8) as price,
-            toDecimal64OrNull(quantity_text, 8) as quantity,
-            roundBankers(toDecimal128(ifNull(price, 0), 8) * ifNull(quantity, 0), 8) as volume,
-            parseDateTime64BestEffortOrNull(time_text, 3, 'UTC') as trade_time
+            trade.price as price_text,
+            trade.qty as quantity_text,
+            toDecimal64OrZero(substring(ifNull(price_text, ''), 2), 8) as price,
+            toDecimal64OrZero(substring(ifNull(quantity_text, ''), 2), 8) as quantity,
+            roundBankers(toDecimal128(price, 8) * quantity, 8) as volume,
+            parseDateTime64BestEffortOrNull(time_text, 3, 'UTC') as trade_time,
+            -- Null where a field is missing, or where what is named in its place is so.
+            [
+                symbol,
+                side,
+                id_text,
+                time_text,
+                price_text,
+                quantity_text,
+                if(
+                    disguised_message != ''
+                    and arrayExists(
+                        key -> JSONType(disguised_message, 'data', position, key) = 'String',
+                        ['trade_id', 'price', 'qty']
+                    ),
+                    null,
+                    ''
+                ),
+                if(volume >= 10000000000, null, '')
+            ] as texts
         from judged
         -- A message that is wrong as a whole is one row, of no trade.
         array join
@@ -275,7 +253,6 @@ with
             raw_message,
             message_reason,
             trades_in_message,
-            is_disguised,
             position,
             symbol,
             side,
@@ -286,29 +263,105 @@ with
             trade_time,
             multiIf(
                 message_reason != '', message_reason,
-                symbol is null, 'symbol is missing',
-                not match(assumeNotNull(symbol), '^[^\\s"#{}:,/]+/[^\\s"#{}:,/]+$')
-                or length(assumeNotNull(symbol)) > 64,
-                concat('symbol is not a market: ', as_sent(assumeNotNull(symbol))),
-                side is null, 'side is missing',
-                side not in ('buy', 'sell'),
-                concat('side is not buy or sell: ', as_sent(assumeNotNull(side))),
-                id_problem != '', id_problem,
-                time_text is null, 'timestamp is missing',
-                not match(
-                    assumeNotNull(time_text),
+                -- Nearly every trade ends here, as it plainly is right.
+                volume > 0
+                and volume < 10000000000
+                and trade_time is not null
+                and disguised_message = ''
+                and match(
                     concat(
-                        '^20[0-9]{2}-[01][0-9]-[0-3][0-9]',
-                        'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?Z$'
+                        symbol, ' ', side, ' ', id_text, ' ', time_text, ' ', price_text, ' ',
+                        quantity_text
+                    ),
+                    concat(
+                        '^[0-9A-Z]{1,20}/[0-9A-Z]{1,20} (buy|sell) #[0-9]{1,18}',
+                        ' 20[0-9]{2}-[01][0-9]-[0-3][0-9]',
+                        'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?Z',
+                        '( #[0-9]{1,10}(\\.[0-9]{1,8})?){2}$'
+                    )
+                ),
+                '',
+                -- The first thing that is wrong. What ends with a colon is followed by the text.
+                arrayFirst(
+                    problem -> problem != '',
+                    arrayMap(
+                        (name, text, wrong) -> multiIf(
+                            wrong = '', '',
+                            not endsWith(wrong, ': '), concat(name, wrong),
+                            concat(name, wrong, as_sent(text))
+                        ),
+                        [
+                            'symbol',
+                            'side',
+                            'trade_id',
+                            'timestamp',
+                            'price',
+                            'qty',
+                            'trade_id, price or qty',
+                            'price * qty'
+                        ],
+                        arrayMap(text -> ifNull(text, ''), texts),
+                        arrayMap(
+                            (text, kind, absent) -> multiIf(
+                                text is null,
+                                absent,
+                                kind = 'market'
+                                and (
+                                    not match(text, '^[^\\s"#{}:,/]+/[^\\s"#{}:,/]+$')
+                                    or length(text) > 64
+                                ),
+                                ' is not a market: ',
+                                kind = 'side' and text not in ('buy', 'sell'),
+                                ' is not buy or sell: ',
+                                kind = 'integer'
+                                and (
+                                    not match(text, '^#[0-9]{1,19}$')
+                                    or toUInt64OrZero(substring(text, 2)) > 9223372036854775807
+                                ),
+                                ' is not a whole number of at most 63 bits: ',
+                                kind = 'time'
+                                and (
+                                    not match(
+                                        text,
+                                        concat(
+                                            '^20[0-9]{2}-[01][0-9]-[0-3][0-9]',
+                                            'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]',
+                                            '(\\.[0-9]{1,9})?Z$'
+                                        )
+                                    )
+                                    or parseDateTime64BestEffortOrNull(text, 3, 'UTC') is null
+                                ),
+                                ' is not a time in UTC: ',
+                                kind != 'number',
+                                '',
+                                not match(text, '^#-?[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?$'),
+                                ' is not a JSON number: ',
+                                -- They hold every number that fits; within them Decimal256 with
+                                -- 38 places is exact.
+                                length(text) > 33,
+                                ' has more than 32 characters: ',
+                                ifNull(
+                                    abs(toDecimal256OrNull(substring(text, 2), 38)) >= 10000000000,
+                                    true
+                                ),
+                                ' does not fit Decimal(18, 8): ',
+                                toDecimal256OrNull(substring(text, 2), 38) <= 0,
+                                ' is not positive: ',
+                                toDecimal256OrNull(substring(text, 2), 38)
+                                != toDecimal64OrZero(substring(text, 2), 8),
+                                ' has more than 8 fractional digits: ',
+                                ''
+                            ),
+                            texts,
+                            ['market', 'side', 'integer', 'time', 'number', 'number', '', ''],
+                            [
+                                ' is missing', ' is missing', ' is missing', ' is missing',
+                                ' is missing', ' is missing', ' is a text',
+                                ' does not fit Decimal(18, 8)'
+                            ]
+                        )
                     )
                 )
-                or trade_time is null,
-                concat('timestamp is not a time in UTC: ', as_sent(assumeNotNull(time_text))),
-                price_problem != '', price_problem,
-                quantity_problem != '', quantity_problem,
-                is_disguised, 'trade_id, price or qty is a text',
-                volume >= 10000000000, 'price * qty does not fit Decimal(18, 8)',
-                ''
             ) as problem
         from trades
     )
@@ -323,8 +376,8 @@ select
     toUInt64OrZero(substring(ifNull(id_text, ''), 2)) as sequence_number,
     ifNull(symbol, '') as symbol,
     ifNull(side, '') as side,
-    ifNull(price, 0) as price,
-    ifNull(quantity, 0) as quantity,
+    price,
+    quantity,
     toDecimal64(if(problem = '', volume, 0), 8) as quote_volume,
     if(
         problem = '' or message_reason != '' or trades_in_message = 1,

@@ -73,7 +73,12 @@ def accept_fills(bronze: Bronze) -> None:
 
 
 def accept_zero(bronze: Bronze) -> None:
-    change_view(bronze, "kraken", "exact(number) <= 0", "exact(number) < 0")
+    change_view(
+        bronze,
+        "kraken",
+        "toDecimal256OrNull(substring(text, 2), 38) <= 0",
+        "toDecimal256OrNull(substring(text, 2), 38) < 0",
+    )
 
 
 def test_the_newest_dead_letters_come_first(bronze: Bronze) -> None:
