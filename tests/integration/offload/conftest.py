@@ -182,6 +182,11 @@ class Bench:
             "select * from offload_batches where table_name = %s order by recorded_at", self.name
         )
 
+    def forget(self) -> None:
+        """Forget what PostgreSQL knows of a table of this name: another test had one, too."""
+        for table in ("offload_watermarks", "offload_batches", "audits"):
+            self.sql(f"delete from {table} where table_name = %s", self.name)
+
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         """Run a statement in the database of the watermarks."""
         with watermark.connect(self.settings.postgres) as connection:

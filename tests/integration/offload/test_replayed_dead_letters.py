@@ -49,12 +49,9 @@ def medallion(
     with connect(settings.clickhouse) as client:
         benches = {name: Bench(settings, client, jvm, registry().table(name)) for name in TABLES}
         for bench in benches.values():
-            # The watermarks are shared with other tests.
-            bench.sql("delete from offload_watermarks where table_name = %s", bench.name)
+            bench.forget()
             bench.create_lake_table()
         yield settings, benches
-        for bench in benches.values():
-            bench.sql("delete from offload_watermarks where table_name = %s", bench.name)
         client.command("drop database replayed sync")
 
 

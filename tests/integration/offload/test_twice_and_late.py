@@ -128,6 +128,7 @@ def medallion(
         )
         benches = {name: Bench(settings, client, jvm, registry().table(name)) for name in TABLES}
         for bench in benches.values():
+            bench.forget()
             bench.create_lake_table()
         yield Medallion(settings, client, directory / "dbt", benches)
 
