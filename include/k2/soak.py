@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-import k2.jobs
 from k2.clickhouse import connect
 from k2.embedded.stack import restart_clickhouse, restart_postgres
 from k2.errors import K2Error
 from k2.ingest.messages import messages
 from k2.ingest.replay import feed
 from k2.ingest.simulator import simulate
+from k2.jobs import offload_command
 from k2.logs import get_logger
 from k2.offload.audit import TableAudit, audit_table, require_equal
 from k2.offload.faults import VARIABLE, Point
@@ -34,6 +32,7 @@ from k2.transform import TransformError, run_dbt
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from k2.embedded.stack import Stack
     from k2.ingest.simulation import Simulation
@@ -206,14 +205,12 @@ def _retry(stack: Stack, table: Table, tally: Tally) -> None:
 
 def _offload(stack: Stack, table: Table, fault: Point | None) -> bool:
     """One Spark job in a session of its own; whether it ended well."""
-    job = Path(k2.jobs.__file__).parent / "offload.py"
-    submit = str(Path(sys.executable).parent / "spark-submit")
     environment = stack.environment
     if fault is not None:
         environment[VARIABLE] = f"{fault}:kill"
     with _log(stack).open("ab") as log:
         done = subprocess.run(
-            [submit, "--master", "local[1]", str(job), table.name],
+            offload_command(table.name, cores=1),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -114,14 +114,6 @@ class Case:
         assert all("_temporary" in path.parts for path in written)
         return driver, network
 
-    def expire_lease(self) -> None:
-        """As if two minutes had passed without a sign of the driver."""
-        self.bench.sql(
-            "update offload_watermarks set lease_until = now() - interval '1 second'"
-            " where table_name = %s",
-            self.bench.name,
-        )
-
     def start_writing(self, start: Callable[[], RunningDriver]) -> RunningDriver:
         """A driver whose ClickHouse is frozen in the middle of writing Parquet files.
 

@@ -11,17 +11,17 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from k2.jobs import offload
+from k2.jobs import offload_command
 from k2.registry import REGISTRY_DIRECTORY
 from k2.settings import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from k2.registry import Table
     from k2.settings import Settings
@@ -116,10 +116,9 @@ def start_driver(
     log = directory / "log"
     if fault.endswith(":pause"):
         fault = f"{fault}:{directory}"
-    program = str(Path(sys.executable).parent / "spark-submit")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [program, "--master", "local[1]", offload.__file__, table],
+            offload_command(table, cores=1),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -153,7 +153,7 @@ def test_a_driver_that_wakes_up_after_its_lease(
         asleep.freeze()
         case.kills += 1
         case.feed()
-        case.expire_lease()
+        case.bench.expire_lease()
         case.rerun()
         snapshots = case.bench.snapshots()
     case.require_refused(asleep)
@@ -167,7 +167,7 @@ def test_a_driver_that_wakes_up_in_the_middle_of_a_scan(make_case: MakeCase) -> 
     asleep.freeze()
     case.kills += 1
     case.feed()
-    case.expire_lease()
+    case.bench.expire_lease()
     case.rerun()
     snapshots = case.bench.snapshots()
     network.go_on()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pytest
 
 from k2.clickhouse import connect
 from k2.embedded import clickhouse, postgres
+from k2.embedded.state import free_port
 from k2.offload import watermark
 from k2.settings import ClickHouse, Lake, Postgres, Settings
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PASSWORD = "a secret: 100%"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import astuple
 from typing import Annotated
 
 import typer
@@ -31,19 +32,8 @@ def quality(json: Json = False) -> None:
     terminal.show_table(
         "Findings of the newest checks",
         ["layer", "status", "check", "exchange", "symbol", "value", "threshold", "detail"],
-        [
-            [
-                one.layer,
-                one.status,
-                one.check_name,
-                one.exchange,
-                one.symbol,
-                one.value,
-                one.threshold,
-                one.detail,
-            ]
-            for one in findings
-        ],
+        # The run's time is that of all of its layer.
+        [astuple(one)[1:] for one in findings],
     )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import subprocess
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +20,7 @@ from k2.commands.common import (
 from k2.embedded.state import state_directory
 from k2.errors import K2Error
 from k2.ingest.simulation import Simulation
+from k2.jobs import offload_command
 from k2.registry import registry
 
 
@@ -30,14 +29,8 @@ def offload(table: Annotated[str, typer.Argument(help="A table of the registry."
 
     Example: k2 offload silver_trades
     """
-    import k2.jobs
-
     name = registry().table(table).name
-    job = Path(k2.jobs.__file__).parent / "offload.py"
-    submit = str(Path(sys.executable).parent / "spark-submit")
-    done = subprocess.run(
-        [submit, "--master", "local[2]", str(job), name], env=current_environment()
-    )
+    done = subprocess.run(offload_command(name, cores=2), env=current_environment())
     if done.returncode != 0:
         raise typer.Exit(1)
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 from k2.embedded import processes
 from k2.embedded.jars import fetch, read_jars
 from k2.embedded.java import java_home
-from k2.embedded.state import HOST, PROJECT
+from k2.embedded.state import HOST, PROJECT, free_port
 from k2.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from confluent_kafka.admin import AdminClient
 
@@ -101,11 +99,11 @@ def start(directory: Path, *, port: int = 0, jars: Path = JARS_DIRECTORY) -> Bro
     java = java_home()
     fetch(jars, java, JARS)
     directory.mkdir(parents=True, exist_ok=True)
-    port = port or _free_port()
+    port = port or free_port()
     configuration = directory / "server.properties"
     configuration.write_text(
         _CONFIGURATION.format(
-            host=HOST, port=port, controller_port=_free_port(), logs=directory / "data"
+            host=HOST, port=port, controller_port=free_port(), logs=directory / "data"
         )
     )
     command = [str(java / "bin" / "java"), *_JAVA_OPTIONS, "-cp", f"{jars}/*"]
@@ -142,20 +140,6 @@ def kill(broker: Broker) -> None:
     broker.process.wait()
 
 
-@contextmanager
-def running_broker(directory: Path, *, jars: Path = JARS_DIRECTORY) -> Iterator[Broker]:
-    """A broker for the duration of the block.
-
-    Raises:
-        JarError, BrokerError: as `start` does.
-    """
-    broker = start(directory, jars=jars)
-    try:
-        yield broker
-    finally:
-        stop(broker)
-
-
 def create_topics(address: str, partitions: Mapping[str, int]) -> None:
     """Create topics, each with so many partitions; topics that are there stay as they are.
 
@@ -175,12 +159,6 @@ def create_topics(address: str, partitions: Mapping[str, int]) -> None:
                 raise BrokerError(
                     f"topic {name} cannot be created: {error.args[0].str()}"
                 ) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _format(command: list[str], configuration: Path, log: Path) -> None:

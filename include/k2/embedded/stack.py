@@ -79,7 +79,7 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
         fetch(jars, java)
         spark.write_configuration(directory / "spark", jars)
         stack = Stack(prepare_state(directory), directory, java)
-        with _terminated_like_interrupted():
+        with processes.terminated_like_interrupted():
             try:
                 _start_engines(stack, say)
                 yield stack
@@ -137,7 +137,7 @@ def restart_clickhouse(stack: Stack) -> None:
         if "k2.embedded.clickhouse" in command and data in command:
             process.kill()
             process.wait()
-    _start_clickhouse(stack)
+    start_clickhouse(stack.directory, stack.state)
 
 
 def restart_postgres(stack: Stack) -> None:
@@ -152,7 +152,7 @@ def _start_engines(stack: Stack, say: Callable[[str], None]) -> None:
     postgres.create_databases(DATABASES, stack.state.postgres_port, stack.state.postgres_password)
     say(f"postgresql  {HOST}:{stack.state.postgres_port}  ({time.monotonic() - started:.0f} s)")
     started = time.monotonic()
-    _start_clickhouse(stack)
+    start_clickhouse(stack.directory, stack.state)
     address = f"http://{HOST}:{stack.state.clickhouse_port}"
     say(f"clickhouse  {address}  ({time.monotonic() - started:.0f} s)")
 
@@ -166,13 +166,19 @@ def _start_postgres(stack: Stack) -> None:
     )
 
 
-def _start_clickhouse(stack: Stack) -> None:
-    state, log = stack.state, stack.directory / "logs" / "clickhouse.log"
+def start_clickhouse(directory: Path, state: StackState) -> int:
+    """Start ClickHouse on the folder of a stack, noted there, and wait until it answers; its id.
+
+    Raises:
+        StackError: it does not start; the message names its log.
+    """
+    log = directory / "logs" / "clickhouse.log"
     server = clickhouse.start(
-        stack.directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
+        directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
     )
-    processes.note(stack.directory, server.pid)
+    processes.note(directory, server.pid)
     clickhouse.wait_until_ready(server, state.clickhouse_port, log)
+    return server.pid
 
 
 def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:
@@ -200,17 +206,3 @@ def _stop_everything(directory: Path) -> int:
         postgres.stop(directory / "postgres")
         stopped += 1
     return stopped
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the stack is stopped either way."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

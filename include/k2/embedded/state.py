@@ -113,6 +113,13 @@ def choose_port(service: str, environment: Mapping[str, str]) -> int:
         return int(probe.getsockname()[1])
 
 
+def free_port() -> int:
+    """A port that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def only_stack(directory: Path) -> Iterator[None]:
     """Hold the folder for this process.

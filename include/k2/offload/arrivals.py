@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from k2.clickhouse import quote_identifier
 from k2.offload.checksum import checksum_arrow, checksum_sql
 from k2.offload.cursor import compare_sql
-from k2.offload.plan import INGESTION, SourceBehindError, source_sql
+from k2.offload.plan import INGESTION, SourceBehindError, source_sql, versions_sql
 from k2.registry import Layer, OffsetCursor
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def require_no_strangers(
 
 def _late_places(client: Client, table: Table, position: Position) -> list[int]:
     """The offsets up to a token's at which rows arrived after its own; the latest, if many."""
-    deduplicated = source_sql(client, table)
-    rows = deduplicated.removesuffix(" final")
+    rows = versions_sql(client, table)
     at_token = compare_sql(table.cursor, position, "=")
     late = (
         f"{compare_sql(table.cursor, position, '<=')} and {INGESTION} >"
@@ -72,7 +71,7 @@ def _late_places(client: Client, table: Table, position: Position) -> list[int]:
         return []
     offset = quote_identifier(table.cursor.columns[-1])
     places = client.query(
-        f"select {offset} from {deduplicated} where {late} group by {offset}"
+        f"select {offset} from {source_sql(client, table)} where {late} group by {offset}"
         f" order by max({INGESTION}) desc limit {COMPARED}"
     ).result_rows
     return [place for (place,) in places]

@@ -156,8 +156,7 @@ def _compare(
 ) -> TableAudit:
     columns = source_columns(client, table)
     lake = load_table(catalog, settings, table.name)
-    text = lake.properties.get(TOKEN)
-    token = None if text is None else parse_token(text, table.cursor)
+    token = lake_token(lake, table)
     absent = absent_sql(client, table, columns, lake)
     source = dict(_clickhouse_sides(client, table, columns, absent, token, partitions))
     waiting, waiting_rows = _waiting(client, table, token)
@@ -231,6 +230,12 @@ def _waiting(client: Client, table: Table, token: Token | None) -> tuple[set[str
         " group by lake_partition"
     ).result_rows
     return {name for name, _ in rows}, sum(count for _, count in rows)
+
+
+def lake_token(lake: IcebergTable, table: Table) -> Token | None:
+    """How far a table is offloaded, as Iceberg says; None before its first offload."""
+    text = lake.properties.get(TOKEN)
+    return None if text is None else parse_token(text, table.cursor)
 
 
 def lake_partitions(lake: IcebergTable, rule: PartitionRule) -> set[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg.types.json import Jsonb
 
+from k2.offload.checksum import add_checksums
 from k2.offload.plan import PartitionPlan, partition_documents
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from k2.offload.cursor import Position
-
-CHECKSUMS = 2**64
 
 
 class State(StrEnum):
@@ -175,7 +174,7 @@ def add_up(drops: Sequence[Drop]) -> dict[str, tuple[int, int]]:
     for drop in drops:
         for plan in drop.partitions:
             rows, checksum = sums.get(plan.partition, (0, 0))
-            sums[plan.partition] = (rows + plan.rows, (checksum + plan.checksum) % CHECKSUMS)
+            sums[plan.partition] = (rows + plan.rows, add_checksums((checksum, plan.checksum)))
     return sums
 
 

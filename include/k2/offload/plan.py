@@ -107,7 +107,12 @@ def parse_intent(document: dict[str, Any], table: Table) -> Intent:
 
 def source_sql(client: Client, table: Table) -> str:
     """The deduplicated source table, for a from clause."""
-    return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)} final"
+    return f"{versions_sql(client, table)} final"
+
+
+def versions_sql(client: Client, table: Table) -> str:
+    """The source table with every version of its rows, for a from clause."""
+    return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)}"
 
 
 def partition_sql(rule: PartitionRule) -> str:
@@ -156,8 +161,8 @@ def require_source_not_behind(
 
     def has_row(position: Position, operator: str, arrival: str = "1") -> bool:
         where = f"{compare_sql(table.cursor, position, operator)} and {arrival}"
-        source = source_sql(client, table).removesuffix(" final")
-        return bool(client.query(f"select 1 from {source} where {where} limit 1").result_rows)
+        versions = versions_sql(client, table)
+        return bool(client.query(f"select 1 from {versions} where {where} limit 1").result_rows)
 
     for position in token.positions:
         if has_row(position, ">="):

@@ -15,13 +15,12 @@ from k2.clickhouse import connect, quote_identifier, quote_string
 from k2.errors import OffloadError
 from k2.logs import get_logger
 from k2.offload import drops, watermark
-from k2.offload.audit import Side, absent_sql, days_filter, iceberg_side
+from k2.offload.audit import Side, absent_sql, days_filter, iceberg_side, lake_token
 from k2.offload.catalog import load_table, open_catalog
 from k2.offload.checksum import checksum_sql
-from k2.offload.cursor import beyond_sql, make_token, newest_sql, parse_token
+from k2.offload.cursor import beyond_sql, make_token, newest_sql
 from k2.offload.drops import Drop, Kept, Reason, State
-from k2.offload.lineage import TOKEN
-from k2.offload.plan import INGESTION, PartitionPlan, partition_sql, source_sql
+from k2.offload.plan import INGESTION, PartitionPlan, partition_sql, versions_sql
 from k2.offload.schema import source_columns
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class _Step:
     @property
     def source(self) -> str:
         """The table with every version of its rows, for a from clause."""
-        return source_sql(self.client, self.table).removesuffix(" final")
+        return versions_sql(self.client, self.table)
 
 
 def apply_retention(settings: Settings, table: Table, *, today: dt.date) -> Retention:
@@ -175,8 +174,7 @@ def _rows_of(
     """Rows and checksum of a part of the table by Iceberg partition, and the rows of it that are
     not offloaded.
     """
-    text = lake.properties.get(TOKEN)
-    token = None if text is None else parse_token(text, step.table.cursor)
+    token = lake_token(lake, step.table)
     absent = absent_sql(step.client, step.table, columns, lake)
     rows = step.client.query(
         f"select {partition_sql(step.table.partition)} as lake_partition, count(),"

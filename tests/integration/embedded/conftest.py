@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +11,13 @@ import clickhouse_connect
 import pytest
 
 from k2.embedded import clickhouse
+from k2.embedded.state import free_port
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
 
 USER, PASSWORD = "k2", "a pass:word"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from k2.clickhouse import connect
 from k2.embedded import broker as kafka
 from k2.embedded import clickhouse as clickhouse_server
 from k2.embedded import postgres as postgres_server
+from k2.embedded.state import free_port
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
 from k2.settings import ClickHouse, Postgres
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 PASSWORD = "ingest"
 _numbers = itertools.count(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

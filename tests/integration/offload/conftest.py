@@ -182,6 +182,14 @@ class Bench:
             "select * from offload_batches where table_name = %s order by recorded_at", self.name
         )
 
+    def expire_lease(self) -> None:
+        """As if two minutes had passed without a sign of the driver."""
+        self.sql(
+            "update offload_watermarks set lease_until = now() - interval '1 second'"
+            " where table_name = %s",
+            self.name,
+        )
+
     def forget(self) -> None:
         """Forget what PostgreSQL knows of a table of this name: another test had one, too."""
         for table in ("offload_watermarks", "offload_batches", "audits"):

@@ -363,11 +363,7 @@ def test_a_driver_whose_claim_is_taken_over_commits_nothing(
     def hang_meanwhile(*arguments: Any) -> None:
         monkeypatch.setattr(engine, "verify", verify)
         verify(*arguments)
-        fed.sql(
-            "update offload_watermarks set lease_until = now() - interval '1 second'"
-            " where table_name = %s",
-            fed.name,
-        )
+        fed.expire_lease()
         assert fed.offload().rows == 10
 
     monkeypatch.setattr(engine, "verify", hang_meanwhile)

@@ -11,6 +11,7 @@ import pytest
 from k2.offload import engine, lake
 from k2.offload.audit import audit_table, require_equal
 
+from .compaction import prepare_compaction
 from .rows import candle, trade
 
 if TYPE_CHECKING:
@@ -97,12 +98,7 @@ def test_a_compaction_that_an_offload_overtakes_neither_loses_nor_doubles_a_row(
     fed: Bench, layer: str
 ) -> None:
     """Appended rows stay beside compacted files; a replaced partition makes compaction give up."""
-    table = fed.lake_table()._table  # type: ignore[attr-defined]
-    rewrite = table.newRewrite().validateFromSnapshot(table.currentSnapshot().snapshotId())
-    builder = fed.gateway.jvm.org.apache.iceberg.DataFiles.builder(table.spec())
-    for task in list(table.newScan().planFiles().iterator()):
-        rewrite.deleteFile(task.file())
-        rewrite.addFile(builder.copy(task.file()).build())
+    rewrite = prepare_compaction(fed)
     fed.offload()
     if layer == "bronze":
         rewrite.commit()

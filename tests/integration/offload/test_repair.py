@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +20,7 @@ from k2.offload.repair import RepairError
 from k2.offload.unload import verify
 from k2.settings import environment_of
 
+from .compaction import compact
 from .rows import candle, trade
 from .test_protocol import Death, die_after
 
@@ -45,28 +45,6 @@ def feed(bench: Bench, first: int) -> None:
 
 def roll_back(bench: Bench, snapshot: int) -> None:
     bench.iceberg().manage_snapshots().set_current_snapshot(snapshot).commit()
-
-
-def compact(bench: Bench) -> None:
-    """Rewrite the files into one, as a foreign program does: a snapshot without a token."""
-    jvm = bench.gateway.jvm
-    lake = bench.lake_table()._table
-    rewrite = lake.newRewrite().validateFromSnapshot(lake.currentSnapshot().snapshotId())
-    files = [task.file() for task in lake.newScan().planFiles().iterator()]
-    for file in files:
-        rewrite.deleteFile(file)
-    # The same rows under new entries: what a rewrite is to the lineage.
-    for file in files:
-        copy = jvm.org.apache.iceberg.DataFiles.builder(lake.spec()).copy(file)
-        path = f"{file.location()}.compacted.parquet"
-        _copy(file.location(), path)
-        rewrite.addFile(copy.withPath(path).build())
-    rewrite.commit()
-
-
-def _copy(source: str, target: str) -> None:
-    content = Path(source.removeprefix("file:")).read_bytes()
-    Path(target.removeprefix("file:")).write_bytes(content)
 
 
 def expire(bench: Bench, *snapshots: int) -> None:
@@ -415,11 +393,7 @@ def test_a_driver_that_slept_through_a_repair_commits_nothing(
     def repaired_meanwhile(*arguments: Any) -> None:
         verify(*arguments)
         roll_back(fed, fed.snapshots()[1])
-        fed.sql(
-            "update offload_watermarks set lease_until = now() - interval '1 second'"
-            " where table_name = %s",
-            fed.name,
-        )
+        fed.expire_lease()
         repair.restore_lake(fed.settings, fed.table)
 
     fed.insert([trade(30)])

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.integration.dbt.conftest import BRONZE_COLUMNS
 
 from k2.clickhouse import connect
 from k2.ingest.bronze import create_bronze
@@ -29,19 +30,6 @@ CANDLES = ("--select", "path:models/gold/live", "+path:models/gold/views")
 DATABASE = "twice_and_late"
 GOLD = tuple(table.name for table in registry().tables if table.layer == "gold")
 TABLES = ("silver_trades", *GOLD)
-BRONZE_COLUMNS = (
-    "exchange_timestamp",
-    "sequence_number",
-    "symbol",
-    "side",
-    "price",
-    "quantity",
-    "quote_volume",
-    "event_time",
-    "kafka_offset",
-    "kafka_partition",
-    "ingestion_timestamp",
-)
 # Two years, two months of each, two days of those: every table has partitions that stay untouched.
 TIMES = [
     dt.datetime(year, month, day, 12, minute, 30, tzinfo=dt.UTC)
@@ -79,7 +67,9 @@ class Medallion:
             (time, number, "BTCUSDT", "buy", number, 2, 2 * number, time, place, 0, arrived)
             for place, (number, time) in enumerate(trades.items(), start=offset)
         ]
-        self.client.insert("bronze_trades_binance", rows, column_names=BRONZE_COLUMNS)
+        self.client.insert(
+            "bronze_trades_binance", rows, column_names=[*BRONZE_COLUMNS, "ingestion_timestamp"]
+        )
 
     def settle_and_offload(self) -> State:
         live = self.live()

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from k2.bench.freshness.path import IngestPath
 
-RATES: Final = (Rate(1_000, 100), Rate(10_000, 500))
-STEP_SECONDS: Final = 30.0
-
 COLUMNS: Final = (
     "trades/s",
     "seconds",

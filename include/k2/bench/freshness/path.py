@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from confluent_kafka.admin import AdminClient
 
 from k2.clickhouse import connect
 from k2.embedded import broker as kafka
-from k2.embedded import clickhouse, processes
-from k2.embedded.state import PROJECT, USER, only_stack, prepare_state
+from k2.embedded import processes
+from k2.embedded.stack import start_clickhouse
+from k2.embedded.state import PROJECT, only_stack, prepare_state
 from k2.errors import StackError
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from k2.embedded.state import StackState
     from k2.settings import Settings
 
 PARTITIONS: Final = 4
@@ -73,14 +72,14 @@ def running_path(
         StackError: a part of it does not start.
         TransformError: dbt failed.
     """
-    with only_stack(directory), _terminated_like_interrupted():
+    with only_stack(directory), processes.terminated_like_interrupted():
         _clear(directory)
         state = prepare_state(directory, _FREE_PORTS)
         settings = state.settings(directory)
         started: dict[str, psutil.Process] = {}
         try:
             say("broker and ClickHouse start ...")
-            started["clickhouse"] = _start_clickhouse(directory, state)
+            started["clickhouse"] = psutil.Process(start_clickhouse(directory, state))
             broker = kafka.start(directory / "broker")
             started["broker"] = _noted(directory, broker.process.pid)
             kafka.create_topics(
@@ -112,15 +111,6 @@ def settle(settings: Settings, state: Path, log: Path, reports: Connection) -> N
             reports.send(str(error))
         else:
             reports.send(None)
-
-
-def _start_clickhouse(directory: Path, state: StackState) -> psutil.Process:
-    log = directory / "logs" / "clickhouse.log"
-    port, password = state.clickhouse_port, state.clickhouse_password
-    server = clickhouse.start(directory / "clickhouse", log, port, USER, password)
-    process = _noted(directory, server.pid)
-    clickhouse.wait_until_ready(server, port, log)
-    return process
 
 
 def _create_tables(settings: Settings, directory: Path) -> None:
@@ -175,12 +165,3 @@ def _clear(directory: Path) -> None:
     processes.stop_noted(directory)
     for name in _DATA:
         shutil.rmtree(directory / name, ignore_errors=True)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -129,7 +129,6 @@ class _Running:
         self._reader, self._producer, self._settlers = reader, producer, settlers
         self._produced = Produced(dict.fromkeys(rate.by_exchange, 0), [], 0.0)
         self._begin_ns: int | None = None
-        self._produced_at_begin = 0
         self._behind_seconds = 0.0
         self._query_seconds: list[float] = []
         self._samples: list[Sample] = []

@@ -21,7 +21,8 @@ from k2.embedded.clickhouse.statements import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k2.embedded.clickhouse.engine import Handle, Statistics
+    from k2.embedded.clickhouse.engine import Handle
+    from k2.embedded.clickhouse.pipes import Statistics
     from k2.embedded.clickhouse.requests import ExternalTable, QueryRequest
     from k2.embedded.clickhouse.sessions import Sessions
 

@@ -10,47 +10,19 @@ import fcntl
 import os
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
 
-from k2.embedded.clickhouse.bodies import PIECE, Body
-from k2.embedded.clickhouse.exceptions import ABORTED, from_engine, query_error
+from k2.embedded.clickhouse.exceptions import ABORTED, query_error
+from k2.embedded.clickhouse.pipes import Result, Statistics, Workers, checked, feed
 from k2.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from k2.embedded.clickhouse.bodies import Body
     from k2.embedded.clickhouse.statements import InsertHead, Statement
-
-_PIPE_BYTES: Final = 1 << 20
-_CANCEL_SECONDS: Final = 0.1
-_F_SETPIPE_SZ: Final = getattr(fcntl, "F_SETPIPE_SZ", None)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a query did, in rows, bytes and seconds."""
-
-    read_rows: int = 0
-    read_bytes: int = 0
-    written_rows: int = 0
-    written_bytes: int = 0
-    result_rows: int = 0
-    result_bytes: int = 0
-    seconds: float = 0.0
-
-
-class Workers(Protocol):
-    """What a running query needs of the engine."""
-
-    def submit(self, work: Callable[[], Any], /) -> Future[Any]:
-        """Run in a thread of the engine's."""
-
-    def cancel(self, path: str, /) -> bool:
-        """Cancel the query that reads or writes this path; whether it ran."""
 
 
 def _quote(value: str) -> str:
@@ -59,76 +31,6 @@ def _quote(value: str) -> str:
 
 def _quote_name(name: str) -> str:
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
-class Result:
-    """The result of a running query, in pieces as the engine makes them.
-
-    The engine writes to a pipe, as one stream in the query's format: memory stays bounded, and
-    formats with a header or a footer come out whole. Iterate, then read `statistics`; leaving the
-    `with` early cancels the query.
-    """
-
-    def __init__(self, workers: Workers, run: Callable[[str], Any]) -> None:
-        self._read_end, write_end = _pipe()
-        self._path = f"/dev/fd/{write_end}"
-
-        def work() -> Any:
-            try:
-                return run(self._path)
-            finally:
-                os.close(write_end)
-
-        self.statistics = Statistics()
-        self._abandoned = True
-        self._workers = workers
-        self._work = workers.submit(work)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._read_end)
-        # A broken pipe does not stop the engine, and a query may not be listed yet: ask again.
-        while self._abandoned and not self._work.done():
-            self._workers.cancel(self._path)
-            wait([self._work], _CANCEL_SECONDS)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The pieces. Raises QueryError at the end where the query failed."""
-        size = 0
-        while piece := os.read(self._read_end, PIECE):
-            size += len(piece)
-            yield piece
-        self._abandoned = False
-        result = _checked(self._work.result)
-        self.statistics = Statistics(
-            read_rows=result.storage_rows_read(),
-            read_bytes=result.storage_bytes_read(),
-            result_rows=result.rows_read(),
-            result_bytes=size,
-            seconds=result.elapsed(),
-        )
-
-
-def _pipe() -> tuple[int, int]:
-    read_end, write_end = os.pipe()
-    if _F_SETPIPE_SZ is not None:
-        fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
-    return read_end, write_end
-
-
-def _write(descriptor: int, piece: bytes) -> None:
-    left = memoryview(piece)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _checked(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    try:
-        return call(*arguments, **options)
-    except RuntimeError as error:
-        raise from_engine(error) from None
 
 
 class Handle:
@@ -161,13 +63,13 @@ class Handle:
 
     def run(self, sql: str, format_name: str = "TabSeparated") -> bytes:
         """Run a statement whose result is small. Raises QueryError."""
-        return bytes(_checked(self._connection.query, sql, format_name).bytes())
+        return bytes(checked(self._connection.query, sql, format_name).bytes())
 
     def execute(
         self, sql: str, format_name: str, parameters: Mapping[str, str]
     ) -> tuple[bytes, Statistics]:
         """Run a statement that changes something: what it answers, and what it did."""
-        result = _checked(self._connection.query, sql, format_name, params=dict(parameters))
+        result = checked(self._connection.query, sql, format_name, params=dict(parameters))
         return bytes(result.bytes()), Statistics(
             read_rows=result.storage_rows_read(),
             read_bytes=result.storage_bytes_read(),
@@ -192,30 +94,13 @@ class Handle:
     ) -> Statistics:
         """Insert the rows of `data` piece by piece. Raises QueryError; rows of blocks that were
         complete before the error stay, as in ClickHouse.
-
-        The rows go through a pipe, as chdb's own piecewise insert says nothing of an error in a
-        view or a constraint.
         """
         self.apply({f"param_{name}": value for name, value in parameters.items()}, None)
-        read_end, write_end = _pipe()
-        path = f"/dev/fd/{read_end}"
-        statement = head.from_file(path, format_name)
-        work = self._workers.submit(lambda: self._connection.query(statement, "TabSeparated"))
-        # An engine that gives up early leaves a broken pipe, which ends the writing.
-        work.add_done_callback(lambda _: os.close(read_end))
-        try:
-            with suppress(BrokenPipeError):
-                while piece := data.read():
-                    _write(write_end, piece)
-        except BaseException:
-            # The end of the pipe would be the end of the data: no, the query ends first.
-            while not (work.done() or self._workers.cancel(path)):
-                wait([work], _CANCEL_SECONDS)
-            raise
-        finally:
-            os.close(write_end)
-            wait([work])
-        result = _checked(work.result)
+        result = feed(
+            self._workers,
+            lambda path: self._connection.query(head.from_file(path, format_name), "TabSeparated"),
+            data,
+        )
         return Statistics(
             written_rows=result.rows_written(),
             written_bytes=result.bytes_written(),
@@ -255,7 +140,7 @@ class Engine:
 
     def open_handle(self) -> Handle:
         """A fresh handle, at the defaults."""
-        return Handle(_checked(self._connect), self)
+        return Handle(checked(self._connect), self)
 
     def submit(self, work: Callable[[], Any], /) -> Future[Any]:
         """Run in a thread of the engine's."""

@@ -14,7 +14,7 @@ from k2.embedded.clickhouse.exceptions import REQUIRED_PASSWORD, QueryError
 if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler
 
-    from k2.embedded.clickhouse.engine import Statistics
+    from k2.embedded.clickhouse.pipes import Statistics
 
 _CONTENT_TYPES: Final = {
     "json": "application/json; charset=UTF-8",
