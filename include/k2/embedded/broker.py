@@ -164,7 +164,8 @@ def create_topics(address: str, partitions: Mapping[str, int]) -> None:
 def _format(command: list[str], configuration: Path, log: Path) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted"]
-    tool += ["--cluster-id", cluster, "--config", str(configuration)]
+    # An id can begin with a hyphen.
+    tool += [f"--cluster-id={cluster}", "--config", str(configuration)]
     with log.open("ab") as output:
         done = subprocess.run(
             [*command, *tool],
