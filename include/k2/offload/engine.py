@@ -177,7 +177,8 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
         lower,
         upper,
         directory=f"{driver.lake.location}/data",
-        epoch=driver.claim.epoch,
+        # PostgreSQL made anew counts epochs anew; the time keeps the paths of two attempts apart.
+        attempt=f"{driver.claim.epoch}-{started:%Y%m%dT%H%M%S%f}",
     )
     log = log.bind(batch=intent.batch)
     fault("planned")

@@ -212,12 +212,12 @@ def plan_batch(
     upper: Token,
     *,
     directory: str,
-    epoch: int,
+    attempt: str,
 ) -> Intent:
     """The intent of the range (lower, upper]: rows and checksum of each partition it touches.
 
-    Every attempt writes to a path of its own below `directory`, named by batch and epoch; it is
-    part of the intent, so that a later attempt knows what to remove.
+    Every attempt writes to a path of its own below `directory`; it is part of the intent, so that a
+    later attempt knows what to remove.
     """
     where = range_sql(table.cursor, lower, upper)
     if table.commit == "overwrite":
@@ -232,7 +232,7 @@ def plan_batch(
     batch = batch_name(table, lower, upper)
     return Intent(
         batch=batch,
-        path=f"{directory}/{batch}-{epoch}",
+        path=f"{directory}/{batch}-{attempt}",
         lower=lower,
         upper=upper,
         partitions=tuple(PartitionPlan(name, count, checksum) for name, count, checksum in rows),

@@ -193,6 +193,18 @@ def test_watermarks_begun_anew_do_not_fall_behind_the_epoch_in_iceberg(fed: Benc
     assert_recovered(fed, snapshots=3)
 
 
+def test_a_driver_of_lost_watermarks_and_the_next_one_do_not_share_files(bronze: Bench) -> None:
+    bronze.insert([trade(1)])
+    with pytest.raises(Death):
+        bronze.offload(die_before("commit"))
+    (left,) = bronze.files()
+    bronze.sql("delete from offload_watermarks where table_name = %s", bronze.name)
+    assert bronze.offload().rows == 1
+    # It was only asleep, and cleans up when it finds that it comes too late.
+    bronze.lake_table().remove(f"file:{left.parent}")
+    assert bronze.lake_rows() == bronze.source_rows()
+
+
 def test_an_intent_of_long_ago_is_forgotten(fed: Bench) -> None:
     with pytest.raises(Death):
         fed.offload(die_before("commit"))
@@ -299,7 +311,13 @@ def planned(bench: Bench, epoch: int) -> Intent:
     assert upper is not None
     directory = f"{bench.lake_table().location}/data"
     return plan_batch(
-        bench.client, bench.table, bench.columns, lower, upper, directory=directory, epoch=epoch
+        bench.client,
+        bench.table,
+        bench.columns,
+        lower,
+        upper,
+        directory=directory,
+        attempt=str(epoch),
     )
 
 

@@ -38,9 +38,9 @@ def test_clickhouse_stops_writing_when_an_unload_is_cancelled(
     directory = f"{bench.lake_table().location}/data"
     intent, other = (
         plan_batch(
-            bench.client, bench.table, bench.columns, None, upper, directory=directory, epoch=epoch
+            bench.client, bench.table, bench.columns, None, upper, directory=directory, attempt=name
         )
-        for epoch in (1, 2)
+        for name in ("1", "2")
     )
     with connect(bench.settings.clickhouse) as orphaned, ThreadPoolExecutor(1) as threads:
         statement = threads.submit(unload, orphaned, bench.table, bench.columns, intent)

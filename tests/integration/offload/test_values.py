@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2.errors import OffloadError, RegistryError
-from k2.offload.checksum import add_checksums, checksum_arrow, checksum_sql
+from k2.offload.checksum import add_checksums, checksum_sql
+from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.plan import next_upper, plan_batch
 from k2.offload.schema import source_columns
 from k2.offload.unload import unload, verify
@@ -120,7 +121,7 @@ def test_the_checksum_is_the_same_number_in_table_files_and_numpy(
     upper = next_upper(client, every_type, None)
     assert upper is not None
     directory = f"file:{tmp_path_factory.mktemp('files')}"
-    intent = plan_batch(client, every_type, columns, None, upper, directory=directory, epoch=1)
+    intent = plan_batch(client, every_type, columns, None, upper, directory=directory, attempt="1")
     (file,) = unload(client, every_type, columns, intent)
     verify(client, columns, intent)
     (of_table,) = (part.checksum for part in intent.partitions)
