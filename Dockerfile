@@ -20,7 +20,7 @@ COPY pyproject.toml README.md ./
 COPY include include
 RUN pip install --no-cache-dir --no-deps --editable . \
     && python -m k2.embedded.jars /opt/k2/jars \
-    && python -c "from pathlib import Path; from k2.embedded.spark import write_configuration as w; w(Path('/opt/k2/spark'), Path('/opt/k2/jars'))"
+    && python -m k2.embedded.spark /opt/k2/spark /opt/k2/jars
 
 COPY dags dags
 COPY dbt_project dbt_project

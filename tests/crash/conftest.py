@@ -116,12 +116,8 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     configuration, home = tmp_path_factory.mktemp("spark"), java_home()
     jars = PROJECT / ".k2" / "jars"
     fetch(jars, home)
-    spark.write_configuration(configuration, jars)
-    return {
-        "JAVA_HOME": str(home),
-        "SPARK_CONF_DIR": str(configuration),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-    }
+    spark.configure(configuration, jars, home)
+    return spark.spark_environment(configuration, home)
 
 
 @pytest.fixture

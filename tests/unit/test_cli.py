@@ -274,8 +274,6 @@ def test_a_port_in_use_is_named(
 ) -> None:
     for name in ("clickhouse", "postgres", "airflow"):
         monkeypatch.setenv(f"K2_{name.upper()}_PORT", "0")
-    # The jars are not needed to find this out, and are fetched only once a machine.
-    monkeypatch.setattr("k2.embedded.stack.fetch", lambda *_: [])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k2.embedded.spark import spark_environment
 from k2.embedded.state import HOST, PROJECT, StackState
 from k2.errors import StackError
 from k2.settings import environment_of
@@ -43,10 +44,7 @@ def airflow_environment(
         "PATH": os.pathsep.join((str(python), str(java_home / "bin"), base.get("PATH", ""))),
         "PYTHONPATH": str(PROJECT / "include"),
         "TZ": "UTC",
-        "JAVA_HOME": str(java_home),
-        "SPARK_CONF_DIR": str(directory / "spark"),
-        "SPARK_LOCAL_IP": HOST,
-        "PYSPARK_PYTHON": sys.executable,
+        **spark_environment(directory / "spark", java_home),
         "K2_STATE": str(directory),
         "DBT_TARGET_PATH": str(directory / "dbt" / "target"),
         "DBT_LOG_PATH": str(directory / "dbt" / "logs"),

@@ -75,10 +75,10 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
         if left := _stop_everything(directory):
             say(f"stopped {left} processes that an earlier, killed run had left")
         java = java_home()
+        stack = Stack(prepare_state(directory), directory, java)
         jars = directory / "jars"
         fetch(jars, java)
-        spark.write_configuration(directory / "spark", jars)
-        stack = Stack(prepare_state(directory), directory, java)
+        spark.configure(directory / "spark", jars, java, say)
         with processes.terminated_like_interrupted():
             try:
                 _start_engines(stack, say)

@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 
-def offload_command(table: str, *, cores: int) -> list[str]:
-    """The command that offloads a table on this machine, by the spark-submit of this Python."""
+def command(job: str, *arguments: str, cores: int) -> list[str]:
+    """The command that runs a job on this machine, by the spark-submit of this Python."""
     program = Path(sys.executable).parent / "spark-submit"
-    job = Path(__file__).with_name("offload.py")
-    return [str(program), "--master", f"local[{cores}]", str(job), table]
+    file = Path(__file__).with_name(f"{job}.py")
+    return [str(program), "--master", f"local[{cores}]", str(file), *arguments]
+
+
+def offload_command(table: str, *, cores: int) -> list[str]:
+    """The command that offloads a table."""
+    return command("offload", table, cores=cores)

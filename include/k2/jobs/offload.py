@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import psycopg
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from py4j.protocol import Py4JJavaError
-from pyspark.java_gateway import ensure_callback_server_started, launch_gateway
 
 from k2.clickhouse import connect
 from k2.errors import K2Error
@@ -23,6 +22,7 @@ from k2.logs import configure_logs, get_logger
 from k2.offload import faults
 from k2.offload.claim import claim
 from k2.offload.engine import Driver, run
+from k2.offload.gateway import open_gateway
 from k2.offload.lake import JvmLake
 from k2.registry import registry
 from k2.settings import load_settings
@@ -40,9 +40,7 @@ def main(arguments: list[str]) -> int:
         table = registry().table(name)
         settings = load_settings(os.environ)
         with claim(settings.postgres, table.name) as held, connect(settings.clickhouse) as client:
-            gateway = launch_gateway()  # type: ignore[no-untyped-call]
-            ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
-            lake = JvmLake(gateway, settings).load(table.name)
+            lake = JvmLake(open_gateway(os.environ), settings).load(table.name)
             run(Driver(client, lake, held, table, now=_now, spark=_spark))
     except (K2Error, ClickHouseError, psycopg.Error, Py4JJavaError) as error:
         text = _causes(error) if isinstance(error, Py4JJavaError) else str(error)

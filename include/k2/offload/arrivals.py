@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pyarrow.compute as pc
-
 from k2.clickhouse import quote_identifier
-from k2.offload.checksum import checksum_arrow, checksum_sql
+from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import compare_sql
 from k2.offload.plan import INGESTION, SourceBehindError, source_sql, versions_sql
 from k2.registry import Layer, OffsetCursor
@@ -88,8 +86,11 @@ def _stranger(
     """The lowest of some offsets of a log partition at which Iceberg has other rows."""
     if not offsets or not isinstance(table.cursor, OffsetCursor):
         return None
-    # PyIceberg takes a second to import and is needed only here.
+    # PyIceberg and Arrow take a second to import and are needed only here.
+    import pyarrow.compute as pc
+
     from k2.offload.audit import absent_sql
+    from k2.offload.checksum_arrow import checksum_arrow
 
     lake = open_lake()
     absent = absent_sql(client, table, columns, lake)

@@ -14,7 +14,8 @@ from k2.clickhouse import connect
 from k2.errors import OffloadError
 from k2.offload import drops, watermark
 from k2.offload.catalog import load_table, open_catalog
-from k2.offload.checksum import add_checksums, checksum_arrow, checksum_sql
+from k2.offload.checksum import add_checksums, checksum_sql
+from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import Token, beyond_sql, parse_token, up_to_sql
 from k2.offload.lineage import SINCE, TOKEN
 from k2.offload.plan import (

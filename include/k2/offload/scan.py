@@ -22,7 +22,8 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
 from k2.clickhouse import connect, quote_identifier
 from k2.errors import OffloadError
-from k2.offload.checksum import add_checksums, checksum_arrow
+from k2.offload.checksum import add_checksums
+from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import compare_sql, range_sql, up_to_sql
 from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
 from k2.offload.schema import Column, Kind

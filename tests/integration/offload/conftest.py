@@ -6,7 +6,6 @@ import datetime as dt
 import functools
 import itertools
 import os
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import py4j.java_gateway
 import pytest
 from pyspark import SparkConf, SparkContext
-from pyspark.java_gateway import ensure_callback_server_started, launch_gateway
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from k2.clickhouse import connect
 from k2.embedded.jars import fetch
 from k2.embedded.java import java_home
-from k2.embedded.spark import write_configuration
+from k2.embedded.spark import configure, spark_environment
 from k2.embedded.state import PROJECT
 from k2.offload import watermark
 from k2.offload.catalog import ensure_table, load_table, open_catalog
@@ -191,9 +190,12 @@ class Bench:
         )
 
     def forget(self) -> None:
-        """Forget what PostgreSQL knows of a table of this name: another test had one, too."""
+        """Forget a table of this name that another test had."""
         for table in ("offload_watermarks", "offload_batches", "audits"):
             self.sql(f"delete from {table} where table_name = %s", self.name)
+        catalog, lake = open_catalog(self.settings), self.settings.lake
+        if catalog.table_exists((lake.namespace, self.name)):
+            catalog.drop_table((lake.namespace, self.name))
 
     def sql(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         """Run a statement in the database of the watermarks."""
@@ -212,15 +214,9 @@ def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     configuration, java = tmp_path_factory.mktemp("spark"), java_home()
     jars = PROJECT / ".k2" / "jars"
     fetch(jars, java)
-    write_configuration(configuration, jars)
-    with _environment(
-        SPARK_CONF_DIR=configuration,
-        JAVA_HOME=java,
-        SPARK_LOCAL_IP="127.0.0.1",
-        PYSPARK_PYTHON=sys.executable,
-    ):
+    configure(configuration, jars, java)
+    with _environment(**spark_environment(configuration, java)):
         gateway = launch_gateway()
-        ensure_callback_server_started(gateway)
         yield gateway
         gateway.shutdown()
         gateway.proc.stdin.close()

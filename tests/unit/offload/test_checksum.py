@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2.offload.checksum import add_checksums, checksum_arrow
+from k2.offload.checksum import add_checksums
+from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.schema import parse_column
 
 COLUMNS = (
