@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +11,8 @@ import pytest
 
 from k2.clickhouse import connect
 from k2.embedded.clickhouse import start, wait_until_ready
+from k2.embedded.state import free_port
+from k2.ingest.bronze import create_bronze
 from k2.registry import registry
 from k2.settings import ClickHouse, Lake, Postgres, Settings
 from k2.transform import run_dbt
@@ -82,9 +82,7 @@ class Warehouse:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     directory = tmp_path_factory.mktemp("clickhouse")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = Settings(
         clickhouse=ClickHouse("127.0.0.1", port, "k2", "secret"),
         postgres=Postgres("127.0.0.1", 1, "unused", "unused"),
@@ -109,26 +107,6 @@ def warehouse(
     """A fresh database, named like the module, with empty Bronze tables."""
     database = request.module.__name__.rsplit(".", 1)[-1]
     with connect(server.clickhouse, database="default") as client:
-        client.command(f"create database {database}")
-        for exchange in registry().exchanges:
-            client.command(bronze_table(exchange.name).replace("{database}", database))
-        client.command(
-            create_table("dead_letters.sql", "dead_letters").replace("{database}", database)
-        )
+        create_bronze(client, registry(), queue="embedded", database=database)
     settings = replace(server, clickhouse=replace(server.clickhouse, database=database))
     return Warehouse(settings, tmp_path_factory.mktemp(database))
-
-
-def bronze_table(exchange: str) -> str:
-    """The statement that creates an exchange's Bronze table."""
-    return create_table(f"bronze/{exchange}.sql", f"bronze_trades_{exchange}")
-
-
-def create_table(file: str, table: str) -> str:
-    """The statement in a file of include/clickhouse that creates a table."""
-    text = (PROJECT / "include" / "clickhouse" / file).read_text()
-    statement = re.search(
-        rf"^create table if not exists \S+\.{table}\b.*?;$", text, re.DOTALL | re.MULTILINE
-    )
-    assert statement, f"no table {table} in {file}"
-    return statement[0].rstrip(";")

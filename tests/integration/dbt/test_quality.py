@@ -162,7 +162,13 @@ def story(warehouse: Warehouse) -> Story:
     warehouse.command(
         "insert into dead_letters "
         "(exchange, topic, kafka_partition, kafka_offset, raw_message, reason) "
-        "select 'kraken', 'trades', 0, number, 'x', 'is not valid JSON' from numbers(3)"
+        "select 'kraken', 'trades', 0, number, 'x', 'is not valid JSON' from numbers(4)"
+    )
+    # Of four dead letters one was read again after a fix, one is about to be.
+    warehouse.command(
+        "insert into dead_letter_replays (exchange, topic, kafka_partition, kafka_offset, reason,"
+        " replayed_partition, replayed_offset, state) select 'kraken', 'trades', 0, number,"
+        " 'is not valid JSON', 65535, number, ['planned', 'done'][number - 1] from numbers(2, 2)"
     )
     return Story(warehouse, feed, clean, build(warehouse), build(warehouse))
 

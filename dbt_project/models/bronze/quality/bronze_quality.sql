@@ -47,12 +47,24 @@ looked_at as (
     group by exchange
 ),
 
+settled_letters as (
+    select
+        exchange,
+        topic,
+        kafka_partition,
+        kafka_offset,
+        reason
+    from {{ source('bronze', 'dead_letter_replays') }} final
+    where state = 'done'
+),
+
 dead_letters as (
     select
         exchange,
         uniqExact(topic, kafka_partition, kafka_offset) as dead,
         argMax(reason, ingestion_timestamp) as newest_reason
     from {{ source('bronze', 'dead_letters') }}
+    left anti join settled_letters using (exchange, topic, kafka_partition, kafka_offset, reason)
     where ingestion_timestamp >= {{ since }}
     group by exchange
 ),
