@@ -18,7 +18,7 @@ bench = typer.Typer(
 )
 
 Output = Annotated[
-    Path, typer.Option(help="Directory for JSON and plot; {output}.md gets its section.")
+    Path, typer.Option(help="Directory for JSON and plots; {output}.md gets its section.")
 ]
 
 
@@ -79,25 +79,31 @@ def settling(
     table_trades: Annotated[
         str, typer.Option(help="Trades that Silver holds before, comma separated.")
     ] = "1000000,40000000",
+    output: Output = Path("docs/benchmarks"),
 ) -> None:
-    """Measure what settling candles costs on a small and on a large table.
+    """Measure what settling candles costs on a small and on a large table; write table and JSON.
 
     Example: k2 bench settling --new-trades 3800000 --table-trades 1000000
     """
+    from k2.bench import page
     from k2.bench import settling as settlings
     from k2.embedded.stack import running_engines
 
     sizes = [int(text) for text in table_trades.split(",")]
     with running_engines(state_directory() / "settling", terminal.say) as stack:
-        measured = settlings.measure(
-            stack.settings,
-            stack.directory / "dbt",
-            now=_now,
-            table_trades=sizes,
-            new_trades=new_trades,
-            say=terminal.say,
+        measurement = page.measurement(_now())
+        measured = list(
+            settlings.measure(
+                stack.settings,
+                stack.directory / "dbt",
+                now=_now,
+                table_trades=sizes,
+                new_trades=new_trades,
+                say=terminal.say,
+            )
         )
-        rows = settlings.summary(list(measured))
+    settlings.write_report(output, measured, measurement)
+    rows = settlings.summary(measured)
     terminal.show_table("Settling all six timeframes", settlings.COLUMNS, rows)
 
 

@@ -10,6 +10,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from k2.bench import page
 from k2.bench.freshness import report
 from k2.bench.freshness.path import running_path
 from k2.bench.freshness.plan import FreshnessError, Plan, Rate, Run
@@ -66,12 +67,12 @@ def measure_rates(
         StackError, TransformError: the path cannot be started, or a part of it ended.
     """
     _require_plot()
-    where, began = report.machine(), now()
+    measurement = page.measurement(now())
     runs = []
     for rate in rates:
         with _path(way, say) as path, bench(path, say) as one:
             runs.append(one.run(rate, plan))
-        report.write_report(way.output, runs=report.measured_runs(runs, where, began))
+        report.write_report(way.output, runs=report.measured_runs(runs, measurement))
     _require_right(runs)
     return runs
 
@@ -89,11 +90,11 @@ def measure_highest(
     Arguments and errors are those of `measure_rates`; `base` is where the search begins.
     """
     _require_plot()
-    where, began = report.machine(), now()
+    measurement = page.measurement(now())
     plan = replace(plan, settle_every=None)
     with _path(way, say) as path, bench(path, say) as one:
         highest = find_highest(one.run, base, plan, say=say)
-    report.write_report(way.output, highest=report.measured_highest(highest, where, began))
+    report.write_report(way.output, highest=report.measured_highest(highest, measurement))
     say(f"the highest rate that holds: {highest.rate}; limited by: {highest.limited_by}")
     _require_right(highest.runs)
     return highest.runs

@@ -7,27 +7,21 @@ without the other.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
-
 from k2.bench.freshness.search import holds
 from k2.bench.freshness.usage import MACHINE
+from k2.bench.page import table, where, write_section
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from k2.bench.freshness.plan import Run
     from k2.bench.freshness.search import Highest
 
-BEGIN: Final = "<!-- made by k2 bench freshness -->"
-END: Final = "<!-- end of k2 bench freshness -->"
 _LATENCY_COLUMNS: Final = ("p50 ms", "p99 ms", "maximum ms")
 _RUN_COLUMNS: Final = (
     "trades/s",
@@ -57,31 +51,15 @@ _STEP_COLUMNS: Final = (
 JSON_NAME, PLOT_NAME = "freshness.json", "freshness.png"
 
 
-def machine() -> dict[str, Any]:
-    """The machine that measures, and how busy it is before."""
+def measured_runs(runs: Sequence[Run], measurement: dict[str, Any]) -> dict[str, Any]:
+    """Runs as a document; `measurement` is its head."""
+    return {**measurement, "runs": [_document(run, series=True) for run in runs]}
+
+
+def measured_highest(highest: Highest, measurement: dict[str, Any]) -> dict[str, Any]:
+    """A search as a document; `measurement` is its head."""
     return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "load_before": round(os.getloadavg()[0], 1),
-    }
-
-
-def measured_runs(runs: Sequence[Run], where: dict[str, Any], when: dt.datetime) -> dict[str, Any]:
-    """Runs as a document."""
-    return {
-        "measured_at": f"{when:%Y-%m-%d %H:%M} UTC",
-        "machine": where,
-        "runs": [_document(run, series=True) for run in runs],
-    }
-
-
-def measured_highest(highest: Highest, where: dict[str, Any], when: dt.datetime) -> dict[str, Any]:
-    """A search as a document."""
-    return {
-        "measured_at": f"{when:%Y-%m-%d %H:%M} UTC",
-        "machine": where,
+        **measurement,
         "rate": str(highest.rate) if highest.rate else None,
         "limited_by": highest.limited_by,
         "runs": [_document(run, series=False) for run in highest.runs],
@@ -103,16 +81,7 @@ def write_report(output: Path, **measured: dict[str, Any]) -> None:
 
         plot(document["runs"]["runs"], output / PLOT_NAME)
     path.write_text(json.dumps(document, separators=(",", ":")) + "\n")
-    _replace_section(output.with_name(f"{output.name}.md"), "\n".join(_section(document, output)))
-
-
-def _replace_section(page: Path, section: str) -> None:
-    text = page.read_text() if page.exists() else "# Benchmarks\n"
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        before, after = text.rstrip("\n") + "\n\n", "\n"
-    page.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")
+    write_section(output, "k2 bench freshness", _section(document, output))
 
 
 def _section(document: dict[str, Any], output: Path) -> Iterable[str]:
@@ -129,9 +98,9 @@ def _section(document: dict[str, Any], output: Path) -> Iterable[str]:
 def _runs_section(part: dict[str, Any], output: Path) -> Iterable[str]:
     runs = part["runs"]
     yield ""
-    yield _where(part)
+    yield where(part)
     yield ""
-    yield from _table(
+    yield from table(
         _RUN_COLUMNS,
         (_row(run) for run in runs),
     )
@@ -164,9 +133,9 @@ def _highest_section(part: dict[str, Any]) -> Iterable[str]:
         f"quarter. What limits it: {part['limited_by']}."
     )
     yield ""
-    yield _where(part)
+    yield where(part)
     yield ""
-    yield from _table(
+    yield from table(
         _STEP_COLUMNS,
         (
             [
@@ -210,21 +179,6 @@ def _cores(run: dict[str, Any], *names: str) -> list[str]:
     return [f"{run['cores'].get(name, 0.0):.2f}" for name in names]
 
 
-def _where(part: dict[str, Any]) -> str:
-    here = part["machine"]
-    return (
-        f"Measured {part['measured_at']} on {here['cores']} cores of {here['cpu']}, "
-        f"{here['memory_gb']} GB, {here['system']}; load average before: {here['load_before']}."
-    )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---:|' * len(columns)}"
-    for row in rows:
-        yield f"| {' | '.join('-' if value is None else str(value) for value in row)} |"
-
-
 def _document(run: Run, *, series: bool) -> dict[str, Any]:
     document = {
         **asdict(run),
@@ -249,12 +203,3 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else [row.get(name) for row in rows]
         for name in names
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
