@@ -15,9 +15,8 @@ from tests.integration.offload.conftest import jvm as jvm
 
 from k2.clickhouse import connect
 from k2.embedded import postgres, spark
-from k2.embedded.jars import fetch
+from k2.embedded.jars import JARS_DIRECTORY, fetch
 from k2.embedded.java import java_home
-from k2.embedded.state import PROJECT
 from k2.offload import watermark
 from k2.registry import registry
 from k2.settings import ClickHouse, Lake, Postgres, Settings
@@ -114,9 +113,8 @@ def services(
 def java(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which spark-submit finds Java, Iceberg and its configuration."""
     configuration, home = tmp_path_factory.mktemp("spark"), java_home()
-    jars = PROJECT / ".k2" / "jars"
-    fetch(jars, home)
-    spark.configure(configuration, jars, home)
+    fetch(JARS_DIRECTORY, home)
+    spark.configure(configuration, JARS_DIRECTORY, home)
     return spark.spark_environment(configuration, home)
 
 

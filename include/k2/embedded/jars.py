@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from k2.embedded.java import java_home
+from k2.embedded.state import PROJECT
 from k2.errors import K2Error, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+# Stacks come and go with their state; what they fetch is the same for all of them.
+JARS_DIRECTORY: Final = PROJECT / ".k2" / "jars"
 
 
 class JarError(StackError):

@@ -14,7 +14,7 @@ import psutil
 
 from k2 import airflow_client
 from k2.embedded import airflow, clickhouse, postgres, processes, spark
-from k2.embedded.jars import fetch
+from k2.embedded.jars import JARS_DIRECTORY, fetch
 from k2.embedded.java import java_home
 from k2.embedded.state import (
     HOST,
@@ -76,9 +76,8 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
             say(f"stopped {left} processes that an earlier, killed run had left")
         java = java_home()
         stack = Stack(prepare_state(directory), directory, java)
-        jars = directory / "jars"
-        fetch(jars, java)
-        spark.configure(directory / "spark", jars, java, say)
+        fetch(JARS_DIRECTORY, java)
+        spark.configure(directory / "spark", JARS_DIRECTORY, java, say)
         with processes.terminated_like_interrupted():
             try:
                 _start_engines(stack, say)

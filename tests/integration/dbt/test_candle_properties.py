@@ -33,8 +33,10 @@ MARKETS = {"XRPETH": "XRP/ETH", "BTCUSDT": "BTC/USDT"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LENGTHS = dict(zip(GOLD_TABLES, (60, 300, 900, 1800, 3600, 86400), strict=True))
 # Around the ends of windows of all lengths.
-MINUTES = (-1441, -1440, -61, -60, -31, -16, -6, -1, 0, 1, 4, 5, 14, 15, 29, 30, 59, 60, 1439, 1440)
-MILLISECONDS = (0, 1, 30_000, 59_999)
+MINUTES = st.sampled_from(
+    (-1441, -1440, -61, -60, -31, -16, -6, -1, 0, 1, 4, 5, 14, 15, 29, 30, 59, 60, 1439, 1440)
+)
+MILLISECONDS = st.sampled_from((0, 1, 30_000, 59_999))
 
 Candles = dict[tuple[str, str], list[tuple[object, ...]]]
 Versions = dict[tuple[object, ...], tuple[tuple[object, ...], datetime]]
@@ -154,17 +156,18 @@ def _text(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond // 1000:03}"
 
 
-def _trades(midnight: datetime) -> st.SearchStrategy[list[Trade]]:
+@st.composite
+def _trades(draw: st.DrawFn, midnight: datetime) -> list[Trade]:
     """Trades of some markets around a midnight: many in one millisecond, ids in any order."""
+    moments = draw(st.lists(st.tuples(MINUTES, MILLISECONDS), min_size=1, max_size=8))
     trade = st.builds(
-        lambda trade_id, minute, millisecond, **values: Trade(
+        lambda trade_id, moment, **values: Trade(
             trade_id,
-            (midnight - EPOCH) // timedelta(milliseconds=1) + 60_000 * minute + millisecond,
+            (midnight - EPOCH) // timedelta(milliseconds=1) + 60_000 * moment[0] + moment[1],
             **values,
         ),
         trade_id=st.integers(0, 30) | st.integers(2**62, 2**63 - 1),
-        minute=st.sampled_from(MINUTES),
-        millisecond=st.sampled_from(MILLISECONDS),
+        moment=st.sampled_from(moments),
         price=st.sampled_from(
             [Decimal("0.00000001"), Decimal("0.99999999"), Decimal(7), Decimal(9)]
         ),
@@ -172,7 +175,9 @@ def _trades(midnight: datetime) -> st.SearchStrategy[list[Trade]]:
         side=st.sampled_from(["buy", "sell"]),
         market=st.sampled_from(sorted(MARKETS)),
     )
-    return st.lists(trade, min_size=1, max_size=30, unique_by=lambda t: (t.market, t.trade_id))
+    return draw(
+        st.lists(trade, min_size=1, max_size=30, unique_by=lambda t: (t.market, t.trade_id))
+    )
 
 
 @st.composite

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import k2.jobs
-from k2.embedded.jars import fetch
+from k2.embedded.jars import JARS_DIRECTORY, fetch
 from k2.embedded.java import java_home
 from k2.embedded.spark import configure, spark_environment
-from k2.embedded.state import PROJECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +27,8 @@ exec {java} "$@"
 
 @pytest.fixture(scope="module")
 def jars() -> Path:
-    folder = PROJECT / ".k2" / "jars"
-    fetch(folder, java_home())
-    return folder
+    fetch(JARS_DIRECTORY, java_home())
+    return JARS_DIRECTORY
 
 
 def test_a_job_loads_the_classes_of_iceberg_from_the_archive(jars: Path, tmp_path: Path) -> None:

@@ -18,10 +18,9 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from k2.clickhouse import connect
-from k2.embedded.jars import fetch
+from k2.embedded.jars import JARS_DIRECTORY, fetch
 from k2.embedded.java import java_home
 from k2.embedded.spark import configure, spark_environment
-from k2.embedded.state import PROJECT
 from k2.offload import watermark
 from k2.offload.catalog import ensure_table, load_table, open_catalog
 from k2.offload.claim import Claim, claim
@@ -212,9 +211,8 @@ def _plain(value: Any) -> Any:
 def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A gateway to a JVM with Iceberg, as spark-submit gives one to the offload job."""
     configuration, java = tmp_path_factory.mktemp("spark"), java_home()
-    jars = PROJECT / ".k2" / "jars"
-    fetch(jars, java)
-    configure(configuration, jars, java)
+    fetch(JARS_DIRECTORY, java)
+    configure(configuration, JARS_DIRECTORY, java)
     with _environment(**spark_environment(configuration, java)):
         gateway = launch_gateway()
         yield gateway
