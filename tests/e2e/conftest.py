@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.stack_folder import stack_folder
 
 from .user import User
 
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[User]:
-    # PostgreSQL's system user must be able to reach its data, so not below pytest's own folder.
-    directory = Path(tempfile.mkdtemp(prefix="k2-e2e-", dir="/tmp"))
-    directory.chmod(0o755)
-    yield User(directory)
-    User(directory).run("down")
-    shutil.rmtree(directory, ignore_errors=True)
+    with stack_folder() as directory:
+        yield User(directory)
+        User(directory).run("down")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.stack_folder import stack_folder
 
 from k2.offload.audit import PartitionAudit, Side, TableAudit
 from k2.registry import registry
@@ -23,11 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
-    # PostgreSQL's system user must be able to reach its data, so not below pytest's own folder.
-    path = Path(tempfile.mkdtemp(prefix="k2-soak-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with stack_folder() as path:
+        yield path
 
 
 def soak(state: Path) -> subprocess.CompletedProcess[str]:

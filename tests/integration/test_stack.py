@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from tests.stack_folder import stack_folder
 
 from k2.clickhouse import connect
 from k2.embedded.stack import running_engines, stop
@@ -21,10 +19,10 @@ from k2.errors import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _RUN = """
 import signal, sys
-from pathlib import Path
 from k2.embedded.stack import running_engines
 with running_engines(Path(sys.argv[1]), lambda line: None):
     print("running", flush=True)
@@ -36,12 +34,9 @@ with running_engines(Path(sys.argv[1]), lambda line: None):
 def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for service in ("CLICKHOUSE", "POSTGRES", "AIRFLOW"):
         monkeypatch.setenv(f"K2_{service}_PORT", "0")
-    # PostgreSQL's system user must be able to reach its data, so not below pytest's own folder.
-    path = Path(tempfile.mkdtemp(prefix="k2-stack-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    stop(path)
-    shutil.rmtree(path)
+    with stack_folder() as path:
+        yield path
+        stop(path)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from k2 import terminal
 from k2.commands.common import HELP, Json
-from k2.embedded.state import state_directory
+from k2.embedded.state import running_owner, state_directory
 
 bench = typer.Typer(
     context_settings=HELP,
@@ -105,6 +106,43 @@ def settling(
     settlings.write_report(output, measured, measurement)
     rows = settlings.summary(measured)
     terminal.show_table("Settling all six timeframes", settlings.COLUMNS, rows)
+
+
+@bench.command()
+def offload(
+    rows: Annotated[int, typer.Option(min=1, help="Trades that every way moves.")] = 3_800_000,
+    large: Annotated[
+        int, typer.Option(min=0, help="Trades that the offload and its floor move then; 0: none.")
+    ] = 40_000_000,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    output: Output = Path("docs/benchmarks"),
+) -> None:
+    """Measure the offload against Spark over JDBC, PyIceberg and others; write table and plot.
+
+    Example: k2 bench offload --rows 1000000 --large 0 --repeat 1
+    """
+    from k2.bench import page
+    from k2.bench.offload import report
+    from k2.bench.offload.measure import measure
+    from k2.embedded.stack import running_engines, stop
+
+    directory = state_directory() / "offload"
+    measured = []
+    if running_owner(directory) is None:
+        # What a killed run has left would be counted.
+        stop(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+    try:
+        with running_engines(directory, terminal.say) as stack:
+            measurement = page.measurement(_now())
+            for one in measure(stack, rows=rows, large=large, repeat=repeat, say=terminal.say):
+                measured.append(one)
+                terminal.say(f"  {one.way}: {one.transfer_seconds:.1f} of {one.job_seconds:.1f} s")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    report.write_report(output, measured, measurement)
+    terminal.show_table("Offload", report.COLUMNS, report.summary(measured))
+    terminal.show_table("Ratios", report.RATIO_COLUMNS, report.ratios(measured))
 
 
 def _now() -> dt.datetime:

@@ -40,11 +40,13 @@ class Jar:
     name: str
     version: str
     sha256: str
+    classifier: str = ""
 
     @property
     def file_name(self) -> str:
         """The name Maven gives to the file."""
-        return f"{self.name}-{self.version}.jar"
+        classifier = f"-{self.classifier}" if self.classifier else ""
+        return f"{self.name}-{self.version}{classifier}.jar"
 
 
 JARS: Final = (
@@ -94,7 +96,7 @@ def _fetch(jars: list[Jar], directory: Path, java: Path) -> None:
         command = [str(java / "bin" / "java"), "-jar", str(_ivy()), "-error"]
         command += ["-cache", f"{scratch}/cache", "-ivy", str(module)]
         command += ["-types", "jar", "bundle", "-confs", "default"]
-        command += ["-retrieve", f"{scratch}/[artifact]-[revision].[ext]"]
+        command += ["-retrieve", f"{scratch}/[artifact]-[revision](-[classifier]).[ext]"]
         subprocess.run(command, capture_output=True, check=False)
         for jar in jars:
             _put_in_place(jar, Path(scratch) / jar.file_name, directory)
@@ -104,13 +106,21 @@ def _module(jars: list[Jar]) -> str:
     """An Ivy file (https://ant.apache.org/ivy/history/2.5.3/ivyfile.html) that asks for jars."""
     dependencies = "\n".join(
         f'<dependency org="{jar.organization}" name="{jar.name}" rev="{jar.version}"'
-        ' transitive="false"/>'
+        f' transitive="false">{_artifact(jar)}</dependency>'
         for jar in jars
     )
     return (
-        '<ivy-module version="2.0"><info organisation="k2" module="jars"/>\n'
+        '<ivy-module version="2.0" xmlns:m="http://ant.apache.org/ivy/maven">\n'
+        '<info organisation="k2" module="jars"/>\n'
         f"<dependencies>\n{dependencies}\n</dependencies></ivy-module>\n"
     )
+
+
+def _artifact(jar: Jar) -> str:
+    """What to ask for where a module has several jars."""
+    if not jar.classifier:
+        return ""
+    return f'<artifact name="{jar.name}" type="jar" ext="jar" m:classifier="{jar.classifier}"/>'
 
 
 def _put_in_place(jar: Jar, fetched: Path, directory: Path) -> None:

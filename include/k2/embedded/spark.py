@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import k2.jobs
 from k2.embedded.java import java_home
+from k2.jobs import REHEARSAL, submit_command
 from k2.logs import get_logger
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _archive_classes(archive: Path, jars: Path, java: Path) -> None:
         lake = scratch / "lake"
         lake.mkdir()
         done = subprocess.run(
-            k2.jobs.command("rehearsal", str(lake), cores=1),
+            submit_command(REHEARSAL, str(lake), cores=1),
             env={**_without_k2(os.environ), **spark_environment(scratch / "spark", java)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

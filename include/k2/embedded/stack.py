@@ -128,14 +128,25 @@ def stop(directory: Path) -> bool:
     return True
 
 
-def restart_clickhouse(stack: Stack) -> None:
-    """Kill ClickHouse where it stands, and start it again on the same data."""
+def clickhouse_process(stack: Stack) -> psutil.Process:
+    """The server of a running stack.
+
+    Raises:
+        StackError: it is not running.
+    """
     data = str(stack.directory / "clickhouse")
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if "k2.embedded.clickhouse" in command and data in command:
-            process.kill()
-            process.wait()
+            return process
+    raise StackError(f"no ClickHouse is running on {data}")
+
+
+def restart_clickhouse(stack: Stack) -> None:
+    """Kill ClickHouse where it stands, and start it again on the same data."""
+    process = clickhouse_process(stack)
+    process.kill()
+    process.wait()
     start_clickhouse(stack.directory, stack.state)
 
 

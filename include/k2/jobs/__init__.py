@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
+
+OFFLOAD: Final = Path(__file__).with_name("offload.py")
+REHEARSAL: Final = Path(__file__).with_name("rehearsal.py")
 
 
-def command(job: str, *arguments: str, cores: int) -> list[str]:
+def submit_command(job: Path, *arguments: str, cores: int) -> list[str]:
     """The command that runs a job on this machine, by the spark-submit of this Python."""
     program = Path(sys.executable).parent / "spark-submit"
-    file = Path(__file__).with_name(f"{job}.py")
-    return [str(program), "--master", f"local[{cores}]", str(file), *arguments]
+    return [str(program), "--master", f"local[{cores}]", str(job), *arguments]
 
 
 def offload_command(table: str, *, cores: int) -> list[str]:
     """The command that offloads a table."""
-    return command("offload", table, cores=cores)
+    return submit_command(OFFLOAD, table, cores=cores)

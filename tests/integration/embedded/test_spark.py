@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import k2.jobs
 from k2.embedded.jars import JARS_DIRECTORY, fetch
 from k2.embedded.java import java_home
 from k2.embedded.spark import configure, spark_environment
+from k2.jobs import REHEARSAL, submit_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_job_loads_the_classes_of_iceberg_from_the_archive(jars: Path, tmp_pat
     lake = tmp_path / "lake"
     lake.mkdir()
     subprocess.run(
-        k2.jobs.command("rehearsal", str(lake), cores=1),
+        submit_command(REHEARSAL, str(lake), cores=1),
         env=os.environ
         | spark_environment(tmp_path / "spark", java_home())
         | {"JDK_JAVA_OPTIONS": f"-Xlog:class+load:file={tmp_path}/classes.%p"},

@@ -1,0 +1,1 @@
+"""The offload against the other ways from ClickHouse to Iceberg."""
