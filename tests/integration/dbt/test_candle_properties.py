@@ -322,3 +322,17 @@ def test_trades_of_one_millisecond_are_ordered_by_id_whichever_came_first(engine
     assert open_and_close("_view") == {(8, 6, 1, 30)}
     engine.settle(now, now + timedelta(seconds=2))
     assert open_and_close(" final") == {(8, 6, 1, 30)}
+
+
+def test_a_window_that_goes_on_without_trades_stays_in_its_view(engine: Engine) -> None:
+    """Minutes are settled long before the day that they are in."""
+    engine.empty()
+    now = since = LATELY + timedelta(hours=12, minutes=5)
+    instant = (now - EPOCH) // timedelta(milliseconds=1)
+    trade = Trade(1, instant, Decimal(5), Decimal(1), "buy", "BTCUSDT")
+    engine.insert(Batch((Message(trade, 0, 1),), timedelta(0), settles=True), now)
+    for _ in range(5):
+        now += timedelta(minutes=16)
+        engine.settle(since, now)
+        since = now
+        assert engine.candles("_view") == _reference({trade})
