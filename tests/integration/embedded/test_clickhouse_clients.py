@@ -152,3 +152,42 @@ def test_a_broken_insert_names_the_row_and_leaves_the_session_usable(client: Any
     with pytest.raises(DatabaseError, match="row 2"):
         client.raw_insert("t", insert_block=b"1\nx\n", fmt="CSV")
     assert client.command("select count() from t") == 0
+
+
+EMPTY = (
+    "select number as n, s, toDateTime64('2024-11-20', 3, 'UTC') as t from rows"
+    " where n > {n:UInt64}"
+)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        EMPTY,
+        f"{EMPTY} union all {EMPTY}",
+        f"with e as ({EMPTY}) select n, s, t from e -- no rows",
+        f"{EMPTY} settings max_threads = 1",
+        f"select n, s, t from ({EMPTY}) limit 0",
+    ],
+)
+def test_an_empty_result_has_its_columns(client: Any, query: str) -> None:
+    client.command("create table rows (number UInt64, s LowCardinality(String)) engine = Memory")
+    client.command("insert into rows select number, 'x' from numbers(10)")
+    result = client.query(query, parameters={"n": 100})
+    assert (result.column_names, result.result_rows) == (("n", "s", "t"), [])
+    assert [kind.name for kind in result.column_types] == [
+        "UInt64",
+        "LowCardinality(String)",
+        "DateTime64(3, 'UTC')",
+    ]
+
+
+def test_a_query_with_an_empty_result_reads_its_rows_once(client: Any) -> None:
+    def rows_read() -> int:
+        return int(client.command("select value from system.events where event = 'SelectedRows'"))
+
+    client.command("create table rows (number UInt64) engine = MergeTree order by tuple()")
+    client.command("insert into rows select number from numbers(100000)")
+    before = rows_read()
+    assert client.query("select number from rows where number > 1000000").result_rows == []
+    assert 100_000 <= rows_read() - before < 200_000

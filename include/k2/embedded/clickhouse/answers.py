@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -146,12 +146,19 @@ def _empty_native_block(handle: Handle, statement: Statement, request: QueryRequ
 
     https://clickhouse.com/docs/interfaces/formats/Native
     """
-    names_and_types = "JSONCompactEachRowWithNamesAndTypes"
-    with handle.stream(statement, names_and_types, request.parameters) as result:
-        lines = b"".join(result).splitlines()
-    names, types = json.loads(lines[0]), json.loads(lines[1])
-    columns = (_text(name) + _text(kind) for name, kind in zip(names, types, strict=True))
-    return _varint(len(names)) + _varint(0) + b"".join(columns)
+    if statement.is_query:
+        # Described, it is only planned; run again, it would read what it has read.
+        described = replace(statement, text=f"DESCRIBE TABLE ({statement.text}\n)", tail="")
+        with handle.stream(described, "JSONCompactEachRow", request.parameters) as result:
+            rows = [json.loads(line) for line in b"".join(result).splitlines()]
+        columns = [(name, kind) for name, kind, *_ in rows]
+    else:
+        names_and_types = "JSONCompactEachRowWithNamesAndTypes"
+        with handle.stream(statement, names_and_types, request.parameters) as result:
+            names, types, *_ = (json.loads(line) for line in b"".join(result).splitlines())
+        columns = list(zip(names, types, strict=True))
+    texts = (_text(name) + _text(kind) for name, kind in columns)
+    return _varint(len(columns)) + _varint(0) + b"".join(texts)
 
 
 def _varint(number: int) -> bytes:

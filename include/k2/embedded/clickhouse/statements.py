@@ -68,6 +68,11 @@ class Statement:
         return self.keyword in _WITH_RESULT and not self.writes_file
 
     @property
+    def is_query(self) -> bool:
+        """Whether it is a SELECT, which can be a part of another statement."""
+        return self.keyword in {"SELECT", "WITH", "FROM"}
+
+    @property
     def is_read_only(self) -> bool:
         """Whether it may come by GET."""
         return self.keyword in _READ_ONLY
