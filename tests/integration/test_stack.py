@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _RUN = """
 import signal, sys
+from pathlib import Path
 from k2.embedded.stack import running_engines
 with running_engines(Path(sys.argv[1]), lambda line: None):
     print("running", flush=True)
