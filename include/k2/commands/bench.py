@@ -132,14 +132,12 @@ def offload(
         # What a killed run has left would be counted.
         stop(directory)
         shutil.rmtree(directory, ignore_errors=True)
-    try:
-        with running_engines(directory, terminal.say) as stack:
-            measurement = page.measurement(_now())
-            for one in measure(stack, rows=rows, large=large, repeat=repeat, say=terminal.say):
-                measured.append(one)
-                terminal.say(f"  {one.way}: {one.transfer_seconds:.1f} of {one.job_seconds:.1f} s")
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with running_engines(directory, terminal.say) as stack:
+        measurement = page.measurement(_now())
+        for one in measure(stack, rows=rows, large=large, repeat=repeat, say=terminal.say):
+            measured.append(one)
+            terminal.say(f"  {one.way}: {one.transfer_seconds:.1f} of {one.job_seconds:.1f} s")
+    shutil.rmtree(directory, ignore_errors=True)
     report.write_report(output, measured, measurement)
     terminal.show_table("Offload", report.COLUMNS, report.summary(measured))
     terminal.show_table("Ratios", report.RATIO_COLUMNS, report.ratios(measured))

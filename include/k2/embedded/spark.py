@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from k2.embedded.java import java_home
+from k2.embedded.state import HOST
 from k2.jobs import REHEARSAL, submit_command
 from k2.logs import get_logger
 
@@ -52,7 +53,7 @@ def spark_environment(configuration: Path, java: Path) -> dict[str, str]:
         "JAVA_HOME": str(java),
         "SPARK_HOME": str(_spark_home()),
         "SPARK_CONF_DIR": str(configuration),
-        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_IP": HOST,
         "PYSPARK_PYTHON": sys.executable,
     }
 
@@ -102,7 +103,7 @@ def _archive_classes(archive: Path, jars: Path, java: Path) -> None:
             reason = done.stdout.strip().splitlines()[-1:] or ["no reason given"]
             get_logger().warning("classes not archived: jobs start slowly", reason=reason[0])
             new.touch()
-        for old in jars.glob("classes-*.jsa"):
+        for old in set(jars.glob("classes-*.jsa")) - {archive}:
             old.unlink(missing_ok=True)
         new.replace(archive)
 
