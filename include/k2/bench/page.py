@@ -5,6 +5,7 @@ Every section names the machine and the time of its measurement.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -64,6 +65,12 @@ def write_section(output: Path, command: str, lines: Iterable[str]) -> None:
         before, after = text.rstrip("\n") + "\n\n", "\n"
     section = "\n".join(lines)
     page.write_text(f"{before}{begin}\n{section}\n{end}{after}")
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write a measurement as JSON, into a directory that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _cpu_model() -> str:

@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from k2.bench.page import table, where, write_section
+from k2.bench.page import table, where, write_document, write_section
 from k2.clickhouse import connect, quote_identifier
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
@@ -258,9 +258,8 @@ def summary(settlings: Sequence[Settling]) -> list[list[Any]]:
 
 def write_report(output: Path, settlings: Sequence[Settling], measurement: dict[str, Any]) -> None:
     """Write what was measured as JSON into a directory, and its section of the page beside it."""
-    output.mkdir(parents=True, exist_ok=True)
     document = {**measurement, "settlings": [asdict(one) for one in settlings]}
-    (output / JSON_NAME).write_text(json.dumps(document, indent=1) + "\n")
+    write_document(output / JSON_NAME, document)
     write_section(output, "k2 bench settling", _section(document, settlings))
 
 

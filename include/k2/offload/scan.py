@@ -26,7 +26,7 @@ from k2.offload.checksum import add_checksums
 from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import compare_sql, range_sql, up_to_sql
 from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
-from k2.offload.schema import Column, Kind
+from k2.offload.schema import Column, Kind, casts_sql
 from k2.offload.unload import WrittenFile, require_as_planned
 from k2.registry import OffsetCursor
 from k2.settings import load_settings
@@ -194,9 +194,7 @@ def _slices(
 ) -> Iterator[str]:
     """A query for each Iceberg partition and, in a log, each log partition."""
     names = ", ".join(quote_identifier(column.name) for column in columns)
-    casts = ", ".join(
-        f"{column.as_file_type} as {quote_identifier(column.name)}" for column in columns
-    )
+    casts = casts_sql(columns)
     order = ", ".join(quote_identifier(name) for name in table.order)
     for plan in intent.partitions:
         inside = partition_bounds_sql(table.partition, [plan.partition])

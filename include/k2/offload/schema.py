@@ -184,6 +184,13 @@ def new_columns(
     return tuple(column for column in columns if column.name not in lake_types)
 
 
+def casts_sql(columns: Iterable[Column]) -> str:
+    """The select list that turns columns of the source into those of a file."""
+    return ", ".join(
+        f"{column.as_file_type} as {quote_identifier(column.name)}" for column in columns
+    )
+
+
 def file_structure(columns: Iterable[Column]) -> str:
     """The structure argument with which ClickHouse reads a Parquet file of the lake."""
     return ", ".join(f"{quote_identifier(column.name)} {column.file_type}" for column in columns)

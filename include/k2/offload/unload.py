@@ -17,7 +17,7 @@ from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import range_sql, up_to_sql
 from k2.offload.faults import fault
 from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
-from k2.offload.schema import file_structure
+from k2.offload.schema import casts_sql, file_structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -58,9 +58,6 @@ def unload(
 ) -> tuple[WrittenFile, ...]:
     """Write the rows of an intent as Parquet files below its path."""
     names = ", ".join(quote_identifier(column.name) for column in columns)
-    casts = ", ".join(
-        f"{column.as_file_type} as {quote_identifier(column.name)}" for column in columns
-    )
     order = ", ".join(quote_identifier(name) for name in table.order)
     rows = (
         range_sql(table.cursor, intent.lower, intent.upper)
@@ -73,7 +70,7 @@ def unload(
         client.command(
             f"insert into function {_files(intent, '{_partition_id}')}"
             f" partition by {partition_sql(table.partition)}"
-            f" select {casts} from (select {names} from {source_sql(client, table)}"
+            f" select {casts_sql(columns)} from (select {names} from {source_sql(client, table)}"
             f" where {inside} and {rows} order by {order})",
             settings=PARQUET_SETTINGS,
         )

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k2 import terminal
 from k2.bench.offload import ways
-from k2.bench.offload.data import TABLE, copy_trades, simulate_trades
+from k2.bench.offload.data import EXCHANGE, TABLE, copy_trades, simulate_trades
 from k2.bench.offload.meter import Meter, Usage
 from k2.clickhouse import connect
 from k2.embedded.stack import clickhouse_process
@@ -78,8 +79,10 @@ def measure(
         watermark.migrate(connection)
     with connect(stack.settings.clickhouse) as client:
         bench = _Bench(stack, client, table, Meter([clickhouse_process(stack)]))
-        progress = functools.partial(_say_progress, say)
-        simulate_trades(client, stack.settings, rows, progress)
+        progress = terminal.every(
+            2.0, lambda name, count, seconds: say(f"  {name}: {count:,} ({seconds:.0f} s)")
+        )
+        simulate_trades(client, stack.settings, rows, functools.partial(progress, EXCHANGE))
         own = ways.unload(stack, table)
         others = (
             ways.jdbc(stack, table, client),
@@ -100,11 +103,6 @@ def measure(
                 say(f"round {number} of {repeat}, {large:,} rows")
                 yield bench.run(own, large)
                 yield bench.floor(large)
-
-
-def _say_progress(say: Callable[[str], None], count: int, seconds: float) -> None:
-    if count % 1_000_000 < 50_000:
-        say(f"  {count:,} trades fed ({seconds:.0f} s)")
 
 
 @dataclass(frozen=True)

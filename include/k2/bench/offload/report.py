@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from k2.bench.offload import ways
-from k2.bench.page import table, where, write_section
+from k2.bench.page import table, where, write_document, write_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +39,8 @@ RATIO_COLUMNS: Final = ("ratio of medians", "measured", "target")
 
 def write_report(output: Path, measured: Sequence[Measured], measurement: dict[str, Any]) -> None:
     """Write the runs as JSON and a plot into a directory, and the section of the page beside it."""
-    output.mkdir(parents=True, exist_ok=True)
     document = {**measurement, "runs": [asdict(one) for one in measured]}
-    (output / JSON_NAME).write_text(json.dumps(document, indent=1) + "\n")
+    write_document(output / JSON_NAME, document)
     _plot(measured, output / PLOT_NAME)
     write_section(output, "k2 bench offload", _section(document, measured, output))
 

@@ -18,7 +18,7 @@ from k2.embedded.jars import JARS_DIRECTORY, Jar, fetch
 from k2.embedded.spark import spark_environment
 from k2.jobs import offload_command, submit_command
 from k2.offload.plan import source_sql
-from k2.offload.schema import source_columns
+from k2.offload.schema import casts_sql, source_columns
 from k2.registry import REGISTRY_DIRECTORY
 
 if TYPE_CHECKING:
@@ -98,12 +98,8 @@ def plain_start(stack: Stack, table: Table) -> Way:
 def _query(client: Client, table: Table) -> str:
     """All rows, with the values that the Iceberg table takes."""
     columns = source_columns(client, table)
-    names = [quote_identifier(column.name) for column in columns]
-    casts = (
-        f"{column.as_file_type} as {name}" for column, name in zip(columns, names, strict=True)
-    )
-    rows = f"select {', '.join(names)} from {source_sql(client, table)}"
-    return f"select {', '.join(casts)} from ({rows})"
+    names = ", ".join(quote_identifier(column.name) for column in columns)
+    return f"select {casts_sql(columns)} from (select {names} from {source_sql(client, table)})"
 
 
 def _jdbc_command(table: Table, query: str) -> tuple[str, ...]:
