@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTITIONS = 3
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 
 
 @dataclass
