@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from k2.errors import K2Error
 from k2.logs import get_logger
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from k2.settings import Settings
 
+# What takes trades in and what reads candles goes first; settling can wait a moment.
+_NICE: Final = 10
 DBT_PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
 
 
@@ -70,7 +72,7 @@ def _stream(
     """Run dbt to its end: its exit status and the last thing it said."""
     last_line = "it said nothing"
     with subprocess.Popen(
-        [str(Path(sys.executable).parent / "dbt"), *arguments],
+        ["nice", "-n", str(_NICE), str(Path(sys.executable).parent / "dbt"), *arguments],
         cwd=DBT_PROJECT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@
         {'name': 'ingestion_range', 'definition': 'ingestion_timestamp type minmax granularity 1'},
         {'name': 'offset_range', 'definition': 'kafka_offset type minmax granularity 1'},
     ],
-    settings={'index_granularity': 2048},
+    settings={'index_granularity': 2048, 'merge_selector_base': 20},
 ) }}
 
 -- Columns only: materialized views fill the table. An incremental model of no rows is never rebuilt.

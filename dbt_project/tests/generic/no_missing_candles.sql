@@ -9,7 +9,7 @@ with windows as (
     from {{ ref('silver_trades') }}
     where ingestion_timestamp >= now64(3) - toIntervalHour({{ var('test_hours') }})
         and ingestion_timestamp < {{ surely_settled_through(table_name) }}
-        and timestamp < {{ window_of(utc(settled_through(table_name)), timeframe) }}
+        and timestamp < {{ bound_of(utc(settled_through(table_name)), timeframe) }}
 )
 
 select

@@ -37,6 +37,8 @@ engine = ReplacingMergeTree(arrival_rank)
 order by (kafka_partition, kafka_offset, symbol, sequence_number)
 -- A block of messages lands as one part, so its rows become visible together.
 partition by toDate(ingestion_timestamp)
+-- Small parts come several times a second; merged by five, all rows would be written anew each time.
+settings merge_selector_base = 20
 comment 'Trades of Kraken as they came, keyed by their place in the log';
 
 create table if not exists {database}.trades_kraken_checked

@@ -3,7 +3,7 @@
     order_by=['exchange', 'canonical_symbol', 'window_start'],
     partition_by='toDate(ingestion_timestamp)',
     ttl='toDateTime(ingestion_timestamp) + toIntervalDay(' ~ var('live_days') ~ ')',
-    settings={'ttl_only_drop_parts': 1, 'index_granularity': 256},
+    settings={'ttl_only_drop_parts': 1, 'index_granularity': 256, 'merge_selector_base': 10},
 ) }}
 
 -- Columns only: ohlcv_live_mv fills the table.

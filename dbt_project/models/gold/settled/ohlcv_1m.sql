@@ -2,8 +2,8 @@
 -- depends_on: {{ ref('bronze_' ~ exchange ~ '_to_silver_mv') }}
 {% endfor -%}
 {%- set since = utc(settled_through('ohlcv_1m')) ~ ' - toIntervalMinute(' ~ var('settle_overlap_minutes') ~ ')' -%}
-{%- set recent = window_of(since, '1m') -%}
-{%- set until = window_of(utc(settle_until('1m')), '1m') -%}
+{%- set recent = bound_of(since, '1m') -%}
+{%- set until = bound_of(utc(settle_until('1m')), '1m') -%}
 with trades as (
     select * from {{ ref('silver_trades') }}
 ),
