@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,32 +169,33 @@ def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
 
 
 def _leaks(user: User) -> list[str]:
-    """Where a password of the stack stands: process arguments, logs, what Airflow has rendered."""
+    """Where a password of the stack stands: in arguments, logs, or what Airflow has rendered."""
     secrets = {value for name, value in asdict(user.state).items() if not name.endswith("_port")}
-    texts = {str(process): " ".join(process.cmdline()) for process in user.processes()}
-    files = [*user.directory.glob("logs/*"), *user.directory.glob("airflow/logs/**/*")]
-    files += [*user.directory.glob("dbt/**/*")]
-    texts |= {str(file): file.read_text(errors="replace") for file in files if file.is_file()}
+    texts = {}
+    for process in user.processes():
+        with suppress(psutil.NoSuchProcess):
+            texts[str(process)] = " ".join(process.cmdline())
+    for folder in ("logs", "airflow/logs", "dbt"):
+        for file in user.directory.glob(f"{folder}/**/*"):
+            if file.is_file():
+                texts[str(file)] = file.read_text(errors="replace")
     with psycopg.connect(user.settings.postgres.conninfo("airflow")) as connection:
-        rows = connection.execute(
+        for task, fields in connection.execute(
             "select task_id, rendered_fields from rendered_task_instance_fields"
-        )
-        texts |= {f"rendered {task}": str(fields) for task, fields in rows}
-    assert {name.split(".")[-1] for name in texts if name.startswith("rendered ")} >= {
-        "dbt",
-        "offload",
-    }
+        ):
+            texts[f"rendered {task}"] = str(fields)
+    assert {"rendered gold.dbt", "rendered gold.offload"} <= set(texts)
     assert any(name.endswith("dbt.log") for name in texts)
-    return sorted(name for name, text in texts.items() for secret in secrets if secret in text)
+    return sorted(name for name, text in texts.items() if any(each in text for each in secrets))
 
 
 def _listening(user: User) -> set[tuple[str, int]]:
-    return {
-        tuple(connection.laddr)
-        for process in user.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    found: set[tuple[str, int]] = set()
+    for process in user.processes():
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("inet")
+            found |= {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
+    return found
 
 
 def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:
