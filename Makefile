@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test crash-matrix soak lint format lock clean
+.PHONY: help setup demo up down test crash-matrix soak lint audit format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,12 +47,17 @@ soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minut
 	@rm -rf .k2/soak
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 soak $(ARGS)
 
-lint: $(READY) ## check style, types and SQL
+lint: $(READY) ## check style, types, SQL, and that no file holds a secret
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --disable-progress-bar --nocolor dbt_project/models dbt_project/tests
 	$(BIN)/sqlfluff lint --disable-progress-bar --nocolor --templater placeholder include/clickhouse
+	.ci/secrets
+
+audit: $(READY) ## look for advisories on the locked versions (needs the package index's own service)
+	$(UV) tool run --quiet pip-audit==2.10.1 --strict --disable-pip --no-deps --requirement requirements.txt
+	$(UV) tool run --quiet pip-audit==2.10.1 --strict --disable-pip --no-deps --requirement requirements-dev.txt
 
 format: $(READY) ## format Python
 	@$(BIN)/ruff check --fix --quiet .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -63,7 +64,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     """The settings of an environment (usually `os.environ`).
 
     Raises:
-        SettingsError: a variable is missing, or a port is not a number.
+        SettingsError: a variable is missing, or its value is none for what it names.
     """
     return Settings(
         clickhouse=ClickHouse(
@@ -71,7 +72,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             port=_port(environment, "K2_CLICKHOUSE_PORT"),
             user=_required(environment, "K2_CLICKHOUSE_USER"),
             password=_required(environment, "K2_CLICKHOUSE_PASSWORD"),
-            database=environment.get("K2_CLICKHOUSE_DATABASE", "k2"),
+            database=_database(environment.get("K2_CLICKHOUSE_DATABASE", "k2")),
         ),
         postgres=Postgres(
             host=_required(environment, "K2_POSTGRES_HOST"),
@@ -114,6 +115,15 @@ def _port(environment: Mapping[str, str], name: str) -> int:
     if not value.isdecimal() or not 0 < int(value) < 65536:
         raise SettingsError(f"{name} is '{value}'; it must be a port number, 1 to 65535")
     return int(value)
+
+
+def _database(value: str) -> str:
+    # dbt puts it into statements as it is.
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", value):
+        raise SettingsError(
+            f"K2_CLICKHOUSE_DATABASE is '{value}'; it must be letters, digits and underscores"
+        )
+    return value
 
 
 def _warehouse(value: str) -> str:

@@ -297,3 +297,35 @@ def test_the_check_sees_broken_files_and_connections(
     reasons = {Path(path).stem: reason for path, reason in errors.items()}
     assert sorted(reasons) == ["asking", "missing", "syntax"]
     assert "opens no connection" in reasons["asking"]
+
+
+# Secrets.
+
+
+def test_no_password_is_in_a_template_or_in_an_argument_of_spark_submit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    for name in ("K2_CLICKHOUSE_PASSWORD", "K2_POSTGRES_PASSWORD", "K2_DBT_PASSWORD"):
+        monkeypatch.setenv(name, "canary")
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.connection import Connection
+    from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
+
+    from k2.jobs import offload_command
+
+    tasks = DagBag(dag_folder=str(DAGS / "medallion.py")).dags["medallion"].tasks
+    texts = [
+        repr(getattr(task, "partial_kwargs", None) or getattr(task, field, None))
+        for task in tasks
+        for field in task.template_fields
+    ]
+    assert any("dbt build" in text for text in texts)
+    assert any("offload.py" in text for text in texts)
+    connection = Connection(conn_id="spark_default", conn_type="spark", host="local[2]")
+    monkeypatch.setattr(SparkSubmitHook, "get_connection", lambda *_: connection)
+    hook = SparkSubmitHook(application_args=["silver_trades"])
+    texts += hook._build_spark_submit_command("offload.py")
+    texts += offload_command("silver_trades", cores=1)
+    assert "silver_trades" in texts
+    assert not [text for text in texts if "canary" in text]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psutil
+import psycopg
 import pytest
 
 from k2 import airflow_client
@@ -43,6 +46,9 @@ class Story:
     status: list[dict[str, Any]]
     page: str
     page_without_login: int
+    listening: set[tuple[str, int]]
+    ports: tuple[int, int]
+    leaks: list[str]
     left_running: list[str]
     owner_after: int | None
 
@@ -81,6 +87,9 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             status=json.loads(user.must("status", "--json")),
             page=user.airflow().client.get("/k2/tables").text,
             page_without_login=httpx.get(f"{user.airflow().client.base_url}/k2/tables").status_code,
+            listening=_listening(user),
+            ports=(user.state.clickhouse_port, user.state.airflow_port),
+            leaks=_leaks(user),
             **_stop(user, up),
         )
 
@@ -140,6 +149,15 @@ def test_the_ui_shows_every_table_to_those_who_are_logged_in(story: Story) -> No
     assert story.page_without_login == httpx.codes.UNAUTHORIZED
 
 
+def test_everything_listens_on_loopback_only(story: Story) -> None:
+    assert {address for address, _ in story.listening} == {"127.0.0.1"}
+    assert {port for _, port in story.listening} >= set(story.ports)
+
+
+def test_no_password_is_in_an_argument_a_log_or_a_rendered_template(story: Story) -> None:
+    assert story.leaks == []
+
+
 def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.left_running == []
     assert story.owner_after is None
@@ -148,6 +166,36 @@ def test_down_leaves_no_process_behind(story: Story) -> None:
 def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
     last = list(airflow_client.follow(airflow, "medallion", run))[-1]
     assert last.state == "success"
+
+
+def _leaks(user: User) -> list[str]:
+    """Where a password of the stack stands: in arguments, logs, or what Airflow has rendered."""
+    secrets = {value for name, value in asdict(user.state).items() if not name.endswith("_port")}
+    texts = {}
+    for process in user.processes():
+        with suppress(psutil.NoSuchProcess):
+            texts[str(process)] = " ".join(process.cmdline())
+    for folder in ("logs", "airflow/logs", "dbt"):
+        for file in user.directory.glob(f"{folder}/**/*"):
+            if file.is_file():
+                texts[str(file)] = file.read_text(errors="replace")
+    with psycopg.connect(user.settings.postgres.conninfo("airflow")) as connection:
+        for task, fields in connection.execute(
+            "select task_id, rendered_fields from rendered_task_instance_fields"
+        ):
+            texts[f"rendered {task}"] = str(fields)
+    assert {"rendered gold.dbt", "rendered gold.offload"} <= set(texts)
+    assert any(name.endswith("dbt.log") for name in texts)
+    return sorted(name for name, text in texts.items() if any(each in text for each in secrets))
+
+
+def _listening(user: User) -> set[tuple[str, int]]:
+    found: set[tuple[str, int]] = set()
+    for process in user.processes():
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("inet")
+            found |= {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
+    return found
 
 
 def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:

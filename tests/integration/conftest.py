@@ -17,7 +17,7 @@ from k2.settings import ClickHouse, Lake, Postgres, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PASSWORD = "a secret: 100%"
+PASSWORD = "a secret: 100%"  # pragma: allowlist secret
 
 
 @pytest.fixture(scope="session")

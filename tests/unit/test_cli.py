@@ -45,7 +45,7 @@ NOWHERE = {
     "K2_CLICKHOUSE_HOST": "127.0.0.1",
     "K2_CLICKHOUSE_PORT": "1",
     "K2_CLICKHOUSE_USER": "k2",
-    "K2_CLICKHOUSE_PASSWORD": "secret",
+    "K2_CLICKHOUSE_PASSWORD": "secret",  # pragma: allowlist secret
     "K2_POSTGRES_HOST": "127.0.0.1",
     "K2_POSTGRES_PORT": "1",
     "K2_POSTGRES_USER": "k2",

@@ -11,11 +11,11 @@ ENVIRONMENT = {
     "K2_CLICKHOUSE_HOST": "clickhouse",
     "K2_CLICKHOUSE_PORT": "8123",
     "K2_CLICKHOUSE_USER": "k2",
-    "K2_CLICKHOUSE_PASSWORD": "one secret",
+    "K2_CLICKHOUSE_PASSWORD": "one secret",  # pragma: allowlist secret
     "K2_POSTGRES_HOST": "postgres",
     "K2_POSTGRES_PORT": "5432",
     "K2_POSTGRES_USER": "k2",
-    "K2_POSTGRES_PASSWORD": "p@ss:w/rd %",
+    "K2_POSTGRES_PASSWORD": "p@ss:w/rd %",  # pragma: allowlist secret
     "K2_LAKE_WAREHOUSE": "s3://lake/warehouse",
 }
 
@@ -88,4 +88,5 @@ def test_passwords_do_not_show() -> None:
 
 def test_a_password_of_any_characters_fits_into_a_connection_address() -> None:
     address = load_settings(ENVIRONMENT).postgres.conninfo("k2")
+    # pragma: allowlist nextline secret
     assert address == "postgresql://k2:p%40ss%3Aw%2Frd%20%25@postgres:5432/k2"

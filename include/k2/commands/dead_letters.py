@@ -39,10 +39,9 @@ def list_dead_letters(
 
     from k2.ingest.dead_letters import newest_dead_letters
 
+    only = exchange_name(exchange)
     with open_clickhouse() as client:
-        letters = newest_dead_letters(
-            client, client.database or "", exchange=exchange_name(exchange), limit=limit
-        )
+        letters = newest_dead_letters(client, client.database or "", exchange=only, limit=limit)
     if json:
         terminal.show_json(letters)
         return
@@ -71,8 +70,9 @@ def dead_letter_reasons(exchange: Of = None, json: Json = False) -> None:
     """
     from k2.ingest.dead_letters import count_reasons
 
+    only = exchange_name(exchange)
     with open_clickhouse() as client:
-        counts = count_reasons(client, client.database or "", exchange=exchange_name(exchange))
+        counts = count_reasons(client, client.database or "", exchange=only)
     if json:
         terminal.show_json(counts)
         return

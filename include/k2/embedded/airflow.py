@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 SERVICES = {
     "api-server": ["api-server", "--host", HOST, "--workers", "1"],
-    "scheduler": ["scheduler"],
+    # Its log server would listen on every address; all services read the same folder of logs.
+    "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
 USER = "admin"

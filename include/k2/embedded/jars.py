@@ -54,12 +54,14 @@ JARS: Final = (
         "org.apache.iceberg",
         "iceberg-spark-runtime-4.1_2.13",
         "1.12.0",
+        # pragma: allowlist nextline secret
         "3123c3798af642dd537230923548e013ef41cc28b6626e5225808cf5670a0f82",
     ),
     Jar(
         "org.postgresql",
         "postgresql",
         "42.7.8",
+        # pragma: allowlist nextline secret
         "2a32a9dcbc42d67a50ad3a0de5efd102c8d2be46720045f2cbd6689f160ab7c7",
     ),
 )

@@ -33,6 +33,9 @@ _CREATE = re.compile(
     r"\ncomment '(?P<comment>[^']*)'",
     re.DOTALL,
 )
+_KEEPS_ROWS = re.compile(r"^engine = \w*MergeTree", re.MULTILINE)
+_BROKERS = re.compile(r"[\w.:\[\]-]+:[0-9]+(,[\w.:\[\]-]+:[0-9]+)*", re.ASCII)
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _SQL_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 
 
@@ -70,11 +73,11 @@ def create_bronze(
         broker: the Kafka bootstrap servers, `host:port,...`; needed with `kafka` only.
 
     Raises:
-        BronzeError: an exchange has no SQL file, `kafka` has no broker, or a table that holds
-            rows was created with other columns or keys than its SQL file says.
+        BronzeError: an exchange has no SQL file, `kafka` has no broker or one that is no address,
+            or a table that holds rows has other columns or keys than its SQL file says.
     """
-    if queue == "kafka" and not broker:
-        raise BronzeError("Kafka queues need a broker; give its address as host:port")
+    if queue == "kafka":
+        _require_brokers(broker)
     names = {"database": quote_identifier(database)}
     client.command(f"create database if not exists {names['database']}", use_database=False)
     _apply(client, database, _definitions("dead_letters.sql", names))
@@ -83,6 +86,13 @@ def create_bronze(
         definitions = _definitions(f"queue_{queue}.sql", names)
         definitions += _definitions(f"bronze/{exchange.name}.sql", names)
         _apply(client, database, definitions)
+
+
+def _require_brokers(broker: str | None) -> None:
+    if not broker:
+        raise BronzeError("Kafka queues need a broker; give its address as host:port")
+    if not _BROKERS.fullmatch(broker):
+        raise BronzeError(f"broker {broker!r} is not host:port, or several with commas between")
 
 
 def _queue_names(exchange: Exchange, broker: str) -> dict[str, str]:
@@ -103,11 +113,13 @@ def _definitions(file: str, names: dict[str, str]) -> list[Definition]:
         raise BronzeError(
             f"include/clickhouse/{file} is missing; an exchange of exchanges.yaml needs one"
         ) from error
-    text = _SQL_COMMENT.sub("", text)
-    for name, value in names.items():
-        text = text.replace("{" + name + "}", value)
-    statements = [statement.strip() for statement in text.split(";\n")]
-    return [_definition(file, statement) for statement in statements if statement]
+    # Split before and filled in at once: a value is never read as a part of the file.
+    statements = [part.strip() for part in _SQL_COMMENT.sub("", text).split(";\n")]
+    return [
+        _definition(file, _PLACEHOLDER.sub(lambda found: names[found[1]], statement))
+        for statement in statements
+        if statement
+    ]
 
 
 def _definition(file: str, statement: str) -> Definition:
@@ -121,7 +133,7 @@ def _definition(file: str, statement: str) -> Definition:
     comment = f"{found['comment']} [definition {fingerprint}]"
     return Definition(
         name=found["name"],
-        keeps_rows="MergeTree" in found["rest"],
+        keeps_rows=_KEEPS_ROWS.search(found["rest"]) is not None,
         statement=statement.removesuffix(f"'{found['comment']}'") + quote_string(comment),
         comment=comment,
     )

@@ -88,6 +88,7 @@ def _stranger(
         return None
     # PyIceberg and Arrow take a second to import and are needed only here.
     import pyarrow.compute as pc
+    from pyiceberg.expressions import And, EqualTo, In
 
     from k2.offload.audit import absent_sql
     from k2.offload.checksum_arrow import checksum_arrow
@@ -106,9 +107,11 @@ def _stranger(
         f" where {key} and {quote_identifier(name)} in ({listed}) group by place order by place"
     ).result_rows
     keys = zip(table.cursor.partition, position, strict=False)
-    of_partition = " and ".join(f"{column} = {value!r}" for column, value in keys)
+    # Pydantic's plugin of mypy does not see the initialisers that these classes have.
+    at_places = In(name, offsets)  # type: ignore[misc,call-arg]
+    of_partition = [EqualTo(column, value) for column, value in keys]  # type: ignore[misc,call-arg]
     rows = lake.scan(
-        row_filter=f"{of_partition} and {name} in ({listed})",
+        row_filter=And(at_places, *of_partition),
         selected_fields=tuple(column.name for column in columns),
     ).to_arrow()
     for offset, checksum in here:

@@ -219,8 +219,13 @@ def _ranges(table: Table, intent: Intent) -> list[str]:
 
 
 def _ddl(columns: Sequence[Column]) -> str:
-    fields = [f"`{column.name}` {_spark_type(column)}" for column in columns]
-    return ", ".join((*fields, f"`{PARTITION}` string"))
+    fields = [f"{_spark_identifier(column.name)} {_spark_type(column)}" for column in columns]
+    return ", ".join((*fields, f"{PARTITION} string"))
+
+
+def _spark_identifier(name: str) -> str:
+    """An identifier in backquotes, as Spark reads it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _spark_type(column: Column) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from k2.clickhouse import quote_identifier
+from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Column:
     @property
     def as_file_type(self) -> str:
         """The SQL expression that turns the source's value into the file's; it never wraps."""
-        return f"accurateCast({quote_identifier(self.name)}, '{_escaped(self.file_type)}')"
+        return f"accurateCast({quote_identifier(self.name)}, {quote_string(self.file_type)})"
 
 
 _INTEGERS = {
@@ -194,7 +194,3 @@ def casts_sql(columns: Iterable[Column]) -> str:
 def file_structure(columns: Iterable[Column]) -> str:
     """The structure argument with which ClickHouse reads a Parquet file of the lake."""
     return ", ".join(f"{quote_identifier(column.name)} {column.file_type}" for column in columns)
-
-
-def _escaped(literal: str) -> str:
-    return literal.replace("'", "\\'")

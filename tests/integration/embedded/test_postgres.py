@@ -78,6 +78,13 @@ def test_it_is_version_18_durable_and_roomy(server: Running) -> None:
     assert connections >= 100
 
 
+def test_it_listens_on_loopback_only(server: Running) -> None:
+    pid = int((server.data / "postmaster.pid").read_text().splitlines()[0])
+    sockets = psutil.Process(pid).net_connections("all")
+    listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
+    assert [tuple(address) for address in listening] == [("127.0.0.1", server.port)]
+
+
 def test_a_wrong_password_does_not_get_in(server: Running) -> None:
     with pytest.raises(postgres.PostgresError, match="password authentication failed"):
         postgres.create_databases(["other"], server.port, "wrong")

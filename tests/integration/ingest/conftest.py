@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-PASSWORD = "ingest"
+PASSWORD = "ingest"  # pragma: allowlist secret
 _numbers = itertools.count(1)
 
 

@@ -9,17 +9,14 @@ it.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from tests.configured_clickhouse import start_configured
 
 from k2.clickhouse import connect
-from k2.embedded.clickhouse import wait_until_ready
 from k2.ingest.bronze import create_bronze
 from k2.settings import ClickHouse
 
@@ -28,6 +25,7 @@ from .kafka import wait_until
 from .messages import binance, kraken, kraken_trade
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from .kafka import Topics
@@ -37,16 +35,6 @@ CONFIGURATION = """
 <clickhouse><kafka>
 <session_timeout_ms>2000</session_timeout_ms><heartbeat_interval_ms>500</heartbeat_interval_ms>
 </kafka></clickhouse>
-"""
-SERVER = """
-import sys
-from chdb import _chdb
-
-connect, configuration = _chdb.connect, sys.argv.pop(1)
-_chdb.connect = lambda text: connect(f"{text}&config-file={configuration}")
-from k2.embedded.clickhouse.server import main
-
-sys.exit(main())
 """
 POISON = ("junk", '{"e":"kline"}', binance(7)[:-1], b"\xff\xfe{", "[1]", '{"t":"5"}')
 MESSAGES = 100_000
@@ -65,20 +53,9 @@ class Engine:
         self.directory.mkdir(exist_ok=True)
         for definition in self.directory.rglob("*_queue.sql"):
             definition.unlink()
-        configuration, log = self.directory / "config.xml", self.directory / "log"
-        configuration.write_text(CONFIGURATION)
         port = free_port()
-        command = [sys.executable, "-c", SERVER, str(configuration), "--user", "k2"]
-        command += ["--data", str(self.directory / "data"), "--port", str(port)]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, "K2_CLICKHOUSE_PASSWORD": PASSWORD},
-                stdout=output,
-                stderr=output,
-            )
+        process = start_configured(self.directory, CONFIGURATION, port=port, password=PASSWORD)
         self.started.append(process)
-        wait_until_ready(process, port, log)
         client = connect(ClickHouse("127.0.0.1", port, "k2", PASSWORD), database="default")
         # Each of the Kafka tables says once that it failed.
         for _ in range(len(self.topics.registry.exchanges) + 1):

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,18 @@ def test_the_folder_is_beside_the_project_unless_it_is_named() -> None:
     assert state_directory({}) == PROJECT / ".k2"
     assert state_directory({"K2_STATE": ""}) == PROJECT / ".k2"
     assert state_directory({"K2_STATE": "/elsewhere/k2"}) == Path("/elsewhere/k2")
+
+
+def test_passwords_are_generated_and_no_two_are_the_same(tmp_path: Path) -> None:
+    secrets = [
+        value
+        for name in ("one", "two")
+        for key, value in asdict(prepare_state(tmp_path / name, FREE_PORTS)).items()
+        if not key.endswith("_port")
+    ]
+    assert len(set(secrets)) == len(secrets) == 10
+    assert all(len(secret) >= 32 for secret in secrets)
+    assert stat.S_IMODE((tmp_path / "one" / "stack.json").stat().st_mode) == 0o600
 
 
 def test_passwords_stay_and_ports_are_chosen_anew(tmp_path: Path) -> None:

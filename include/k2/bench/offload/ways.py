@@ -41,7 +41,7 @@ JDBC_JAR: Final = Jar(
     "com.clickhouse",
     "clickhouse-jdbc",
     "0.9.4",
-    "db2e43b69531b0157b33217a85459771908838c0991e212e24e32b0ecbb6ee98",
+    "db2e43b69531b0157b33217a85459771908838c0991e212e24e32b0ecbb6ee98",  # pragma: allowlist secret
     classifier="all",
 )
 # The steps of a batch that an offload logs with their seconds.

@@ -1,0 +1,50 @@
+"""An embedded ClickHouse with a configuration file, which the embedded stack itself has none of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from k2.embedded.clickhouse import wait_until_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_SERVER = """
+import sys
+from chdb import _chdb
+
+connect, configuration = _chdb.connect, sys.argv.pop(1)
+_chdb.connect = lambda text: connect(f"{text}&config-file={configuration}")
+from k2.embedded.clickhouse.server import main
+
+sys.exit(main())
+"""
+
+
+def start_configured(
+    directory: Path,
+    configuration: str,
+    *,
+    port: int,
+    password: str,
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.Popen[bytes]:
+    """Start it on `directory`, with the user k2, and wait until it answers."""
+    directory.mkdir(exist_ok=True)
+    file, log = directory / "config.xml", directory / "log"
+    file.write_text(configuration)
+    command = [sys.executable, "-c", _SERVER, str(file), "--user", "k2"]
+    command += ["--data", str(directory / "data"), "--port", str(port)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env={**environment, "K2_CLICKHOUSE_PASSWORD": password},
+            stdout=output,
+            stderr=output,
+        )
+    wait_until_ready(process, port, log)
+    return process

@@ -1,0 +1,26 @@
+"""Texts that end a literal, a name or a statement where they are not quoted as they must be."""
+
+HOSTILE = (
+    "'",
+    "''",
+    "\\",
+    "\\'",
+    "`",
+    "``",
+    '"',
+    "; drop table dead_letters",
+    "'; drop table dead_letters; --",
+    "`; drop table dead_letters; --",
+    "' or 1 = 1 --",
+    "-- comment",
+    "/* comment",
+    "*/",
+    "# comment",
+    "{exchange:String}",
+    "{{ 1 / 0 }}",
+    "%s %(a)s %",
+    "$1 $tag$",
+    "a\nb",
+    "a\tb",
+    "ü€😀",
+)
