@@ -91,8 +91,10 @@ def _stranger(
 
     from k2.offload.audit import absent_sql
     from k2.offload.checksum_arrow import checksum_arrow
+    from k2.offload.kept import kept_filter, kept_from, kept_sql
 
     lake = open_lake()
+    since = kept_from(lake.properties)
     absent = absent_sql(client, table, columns, lake)
     # A message that is delivered again arrives at another time.
     compared = [column for column in columns if column.name != INGESTION]
@@ -103,12 +105,13 @@ def _stranger(
         f"select {quote_identifier(name)} as place,"
         f" {checksum_sql(compared, of_source=True, absent=absent)}"
         f" from {source_sql(client, table)}"
-        f" where {key} and {quote_identifier(name)} in ({listed}) group by place order by place"
+        f" where {key} and {quote_identifier(name)} in ({listed})"
+        f" and {kept_sql(table.partition, since)} group by place order by place"
     ).result_rows
     keys = zip(table.cursor.partition, position, strict=False)
     of_partition = " and ".join(f"{column} = {value!r}" for column, value in keys)
     rows = lake.scan(
-        row_filter=f"{of_partition} and {name} in ({listed})",
+        row_filter=f"{of_partition} and {name} in ({listed})" + kept_filter(table.partition, since),
         selected_fields=tuple(column.name for column in columns),
     ).to_arrow()
     for offset, checksum in here:
