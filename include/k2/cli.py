@@ -32,6 +32,7 @@ for command in (
     feeding.replay,
     feeding.ingest,
     offloading.offload,
+    offloading.maintain,
     offloading.audit,
     offloading.repair,
     offloading.status,

@@ -99,7 +99,10 @@ class Table(_Entry):
     transfer: Literal["unload", "scan"]
     max_batch_rows: Annotated[int, Field(gt=0)]
     retention_days: Days | None = None
+    lake_retention_days: Days | None = None
     target_file_mb: Megabytes
+    snapshot_days: Days
+    orphan_days: Days
 
     @model_validator(mode="after")
     def _modes_fit(self) -> Table:

@@ -93,13 +93,13 @@ def _is_alive(process: psutil.Process, session: int) -> bool:
         return False
 
 
-def write_registry(directory: Path, table: Table) -> None:
-    """A registry with one table in it."""
+def write_registry(directory: Path, *tables: Table) -> None:
+    """A registry with these tables in it."""
     directory.mkdir()
     shutil.copy(REGISTRY_DIRECTORY / "exchanges.yaml", directory)
-    entry = table.model_dump(mode="json", exclude_none=True)
+    entries = [table.model_dump(mode="json", exclude_none=True) for table in tables]
     # JSON is YAML.
-    (directory / "tables.yaml").write_text(json.dumps({"tables": [entry]}))
+    (directory / "tables.yaml").write_text(json.dumps({"tables": entries}))
 
 
 def start_driver(

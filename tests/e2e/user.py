@@ -43,7 +43,8 @@ class User:
     def environment(self) -> dict[str, str]:
         ports = {f"K2_{name}_PORT": "0" for name in ("CLICKHOUSE", "POSTGRES", "AIRFLOW")}
         # Runs are triggered here, so that none begins in the middle of a comparison.
-        own = {"K2_STATE": str(self.directory), "K2_SCHEDULE": "", **self.variables}
+        schedules = {"K2_SCHEDULE": "", "K2_MAINTENANCE_SCHEDULE": ""}
+        own = {"K2_STATE": str(self.directory), **schedules, **self.variables}
         return {**os.environ, **ports, **own}
 
     @property

@@ -28,6 +28,7 @@ COMMANDS = [
     "replay",
     "ingest",
     "offload",
+    "maintain",
     "audit",
     "repair",
     "status",
@@ -170,6 +171,8 @@ def test_the_program_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
         ["audit"],
         ["audit", "ohlcv_1m"],
         ["offload", "ohlcv_1m"],
+        ["maintain"],
+        ["maintain", "ohlcv_1m", "ohlcv_5m"],
         ["repair", "ohlcv_1m"],
         ["repair", "ohlcv_1m", "--accept-lake"],
         ["replay"],
@@ -194,7 +197,7 @@ def test_stopping_without_a_stack_is_no_error(k2: Callable[..., Run]) -> None:
     assert k2("down") == (0, "", "no stack was running\n")
 
 
-@pytest.mark.parametrize("command", ["offload", "audit", "repair"])
+@pytest.mark.parametrize("command", ["offload", "maintain", "audit", "repair"])
 def test_an_unknown_table_is_answered_with_the_known_ones(
     k2: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

@@ -44,6 +44,17 @@ def test_a_bronze_table_takes_retention_and_file_size_of_its_exchange(
         assert (entry.retention_days, entry.target_file_mb) == (retention_days, target_file_mb)
 
 
+def test_iceberg_keeps_rows_for_ever_unless_an_entry_says_otherwise(
+    changed: Callable[..., Path],
+) -> None:
+    assert {table.lake_retention_days for table in registry().tables} == {None}
+    assert {(table.snapshot_days, table.orphan_days) for table in registry().tables} == {(5, 3)}
+    table = load_registry(changed("tables.yaml", entry(3, lake_retention_days=30))).table(
+        "ohlcv_1m"
+    )
+    assert table.lake_retention_days == 30
+
+
 def test_two_exchanges() -> None:
     assert {(one.name, one.symbol_rule) for one in registry().exchanges} == {
         ("binance", "joined"),
@@ -129,6 +140,14 @@ BAD_TABLES: dict[str, tuple[Callable[[Document], object], str]] = {
     "not positive": (
         entry(3, target_file_mb=0),
         "ohlcv_1m: target_file_mb: Input should be greater than 0",
+    ),
+    "a retention of no day": (
+        entry(3, lake_retention_days=0),
+        "ohlcv_1m: lake_retention_days: Input should be greater than 0",
+    ),
+    "orphans without an age": (
+        entry(3, orphan_days=0),
+        "ohlcv_1m: orphan_days: Input should be greater than 0",
     ),
     "unknown layer": (
         entry(3, layer="platinum"),

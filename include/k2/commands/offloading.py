@@ -1,4 +1,4 @@
-"""The way to Iceberg: offload, audit, soak, status, repair."""
+"""The way to Iceberg: offload, maintain, audit, soak, status, repair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from k2.commands.common import (
 from k2.embedded.state import state_directory
 from k2.errors import K2Error
 from k2.ingest.simulation import Simulation
-from k2.jobs import offload_command
+from k2.jobs import maintain_command, offload_command
 from k2.registry import registry
 
 
@@ -31,6 +31,26 @@ def offload(table: Annotated[str, typer.Argument(help="A table of the registry."
     """
     name = registry().table(table).name
     done = subprocess.run(offload_command(name, cores=2), env=current_environment())
+    if done.returncode != 0:
+        raise typer.Exit(1)
+
+
+def maintain(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="Tables of the registry; all without one."),
+    ] = None,
+) -> None:
+    """Keep Iceberg tables in order, as the DAG does once a day: one Spark job for all of them.
+
+    Deletes what is past its retention in Iceberg, compacts, expires snapshots, removes orphans.
+    Offloads can go on meanwhile.
+
+    Example: k2 maintain bronze_trades_binance silver_trades
+    """
+    chosen = [registry().table(name) for name in tables] if tables else registry().tables
+    command = maintain_command(*(table.name for table in chosen), cores=2)
+    done = subprocess.run(command, env=current_environment())
     if done.returncode != 0:
         raise typer.Exit(1)
 

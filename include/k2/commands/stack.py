@@ -73,11 +73,12 @@ def up() -> None:
     """
     from k2.demo import prepare
     from k2.embedded import airflow
-    from k2.embedded.stack import running_engines
+    from k2.embedded.stack import DAGS, running_engines
 
     with running_engines(state_directory(), terminal.say) as stack:
         prepare(stack, registry(), terminal.say, scheduled=True)
-        stack.airflow().unpause("medallion")
+        for dag in DAGS:
+            stack.airflow().unpause(dag)
         state = stack.state
         terminal.say(f"Airflow:    {stack.airflow_address}")
         terminal.say(f"            user {airflow.USER}, password {state.airflow_password}")

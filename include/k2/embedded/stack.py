@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 AIRFLOW_READY_SECONDS = 120
 DATABASES = ("k2", "lake", "airflow")
+DAGS = ("medallion", "maintenance")
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
 
 
 def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) -> None:
-    """Start Airflow's services and wait until the DAG `medallion` is known.
+    """Start Airflow's services and wait until the DAGs are known.
 
-    Not `scheduled`, the DAG runs only when it is triggered.
+    Not `scheduled`, a DAG runs only when it is triggered.
 
     Raises:
         StackError: a service ends or does not answer; the message names its log.
@@ -98,7 +99,7 @@ def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) 
     started = time.monotonic()
     environment = stack.environment
     if not scheduled:
-        environment["K2_SCHEDULE"] = ""
+        environment |= {"K2_SCHEDULE": "", "K2_MAINTENANCE_SCHEDULE": ""}
     airflow.prepare(stack.state, stack.directory, environment)
     services: dict[str, subprocess.Popen[bytes]] = {}
     for name, arguments in airflow.SERVICES.items():
@@ -194,7 +195,7 @@ def start_clickhouse(directory: Path, state: StackState) -> int:
 def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + AIRFLOW_READY_SECONDS
     logs = stack.directory / "logs"
-    while not _knows_medallion(stack):
+    while not _knows_dags(stack):
         for name, process in services.items():
             if process.poll() is not None:
                 raise StackError(f"airflow {name} ended at once; see {logs}/airflow-{name}.log")
@@ -203,9 +204,9 @@ def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[byte
         time.sleep(0.5)
 
 
-def _knows_medallion(stack: Stack) -> bool:
+def _knows_dags(stack: Stack) -> bool:
     try:
-        return stack.airflow().has_dag("medallion")
+        return all(stack.airflow().has_dag(dag) for dag in DAGS)
     except (StackError, httpx.HTTPError):
         return False
 

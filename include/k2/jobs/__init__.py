@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 OFFLOAD: Final = Path(__file__).with_name("offload.py")
+MAINTAIN: Final = Path(__file__).with_name("maintain.py")
 REHEARSAL: Final = Path(__file__).with_name("rehearsal.py")
 
 
@@ -19,3 +20,8 @@ def submit_command(job: Path, *arguments: str, cores: int) -> list[str]:
 def offload_command(table: str, *, cores: int) -> list[str]:
     """The command that offloads a table."""
     return submit_command(OFFLOAD, table, cores=cores)
+
+
+def maintain_command(*tables: str, cores: int) -> list[str]:
+    """The command that maintains the Iceberg tables of these names, in one job."""
+    return submit_command(MAINTAIN, *tables, cores=cores)

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import signal
 import sys
-import threading
 from typing import TYPE_CHECKING
 
-import psycopg
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from py4j.protocol import Py4JJavaError
-
 from k2.clickhouse import connect
-from k2.errors import K2Error
+from k2.jobs.driver import TOLD, end_with_spark, reason
 from k2.logs import configure_logs, get_logger
 from k2.offload import faults
 from k2.offload.claim import claim
@@ -42,21 +36,10 @@ def main(arguments: list[str]) -> int:
         with claim(settings.postgres, table.name) as held, connect(settings.clickhouse) as client:
             lake = JvmLake(open_gateway(os.environ), settings).load(table.name)
             run(Driver(client, lake, held, table, now=_now, spark=_spark))
-    except (K2Error, ClickHouseError, psycopg.Error, Py4JJavaError) as error:
-        text = _causes(error) if isinstance(error, Py4JJavaError) else str(error)
-        reason = " ".join(text.split())
-        get_logger(table=" ".join(arguments)).error("offload stopped", reason=reason)
+    except TOLD as error:
+        get_logger(table=" ".join(arguments)).error("offload stopped", reason=reason(error))
         return 1
     return 0
-
-
-def _causes(error: Py4JJavaError) -> str:
-    """What failed in the JVM, and why: the catalog or the lake's storage, without the stack."""
-    causes, cause = [], error.java_exception
-    while cause is not None:
-        causes.append(str(cause.toString()))
-        cause = cause.getCause()
-    return f"the Iceberg lake cannot be used: {': '.join(causes)}; run the offload again"
 
 
 def _now() -> dt.datetime:
@@ -69,17 +52,6 @@ def _spark() -> SparkSession:
     return SparkSession.builder.appName("k2 offload").getOrCreate()
 
 
-def _die_with_spark() -> None:
-    """End at once when spark-submit is gone, so that no driver holds a claim that it cannot use.
-
-    spark-submit holds the driver's standard input open for as long as it lives.
-    """
-    # Not sys.stdin: a reader that waits in it would hold up the interpreter's end.
-    while os.read(0, 1):
-        continue
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_die_with_spark, daemon=True).start()
+    end_with_spark()
     sys.exit(main(sys.argv[1:]))

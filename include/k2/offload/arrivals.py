@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from clickhouse_connect.driver.client import Client
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table as IcebergTable
 
     from k2.offload.cursor import Position, Token
@@ -88,12 +89,14 @@ def _stranger(
         return None
     # PyIceberg and Arrow take a second to import and are needed only here.
     import pyarrow.compute as pc
-    from pyiceberg.expressions import And, EqualTo, In
+    from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, In
 
     from k2.offload.audit import absent_sql
     from k2.offload.checksum_arrow import checksum_arrow
+    from k2.offload.kept import kept_bound, kept_from, kept_sql
 
     lake = open_lake()
+    since = kept_from(lake.properties)
     absent = absent_sql(client, table, columns, lake)
     # A message that is delivered again arrives at another time.
     compared = [column for column in columns if column.name != INGESTION]
@@ -104,14 +107,17 @@ def _stranger(
         f"select {quote_identifier(name)} as place,"
         f" {checksum_sql(compared, of_source=True, absent=absent)}"
         f" from {source_sql(client, table)}"
-        f" where {key} and {quote_identifier(name)} in ({listed}) group by place order by place"
+        f" where {key} and {quote_identifier(name)} in ({listed})"
+        f" and {kept_sql(table.partition, since)} group by place order by place"
     ).result_rows
-    keys = zip(table.cursor.partition, position, strict=False)
     # Pydantic's plugin of mypy does not see the initialisers that these classes have.
-    at_places = In(name, offsets)  # type: ignore[misc,call-arg]
-    of_partition = [EqualTo(column, value) for column, value in keys]  # type: ignore[misc,call-arg]
+    conditions: list[BooleanExpression] = [In(name, offsets)]  # type: ignore[misc,call-arg]
+    for column, value in zip(table.cursor.partition, position, strict=False):
+        conditions.append(EqualTo(column, value))  # type: ignore[misc,call-arg]
+    if since is not None:
+        conditions.append(GreaterThanOrEqual(table.partition.column, kept_bound(since)))  # type: ignore[misc,call-arg]
     rows = lake.scan(
-        row_filter=And(at_places, *of_partition),
+        row_filter=And(*conditions),
         selected_fields=tuple(column.name for column in columns),
     ).to_arrow()
     for offset, checksum in here:

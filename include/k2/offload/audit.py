@@ -6,7 +6,6 @@ not repeated by the same reader on both sides.
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,11 @@ from k2.offload.catalog import load_table, open_catalog
 from k2.offload.checksum import add_checksums, checksum_sql
 from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import Token, beyond_sql, parse_token, up_to_sql
+from k2.offload.kept import is_kept, kept_from, kept_sql
 from k2.offload.lineage import SINCE, TOKEN
 from k2.offload.plan import (
     partition_bounds_sql,
+    partition_name,
     partition_range,
     partition_sql,
     source_sql,
@@ -28,6 +29,7 @@ from k2.offload.plan import (
 from k2.offload.schema import Column, source_columns
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterator, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
@@ -113,6 +115,8 @@ class TableAudit:
 def audit_table(settings: Settings, table: Table, *, only_new: bool = False) -> TableAudit:
     """Compare a table with its source, and write the result down.
 
+    Days that Iceberg does not keep any more are left out.
+
     `only_new` takes just the partitions that batches wrote since the table's last audit, so that
     the cost follows the new rows.
     """
@@ -159,7 +163,12 @@ def _compare(
     lake = load_table(catalog, settings, table.name)
     token = lake_token(lake, table)
     absent = absent_sql(client, table, columns, lake)
-    source = dict(_clickhouse_sides(client, table, columns, absent, token, partitions))
+    since = kept_from(lake.properties)
+    compared = "0" if token is None else up_to_sql(table.cursor, token)
+    compared = f"{compared} and {kept_sql(table.partition, since)}"
+    if partitions is not None:
+        compared = f"{compared} and {partition_bounds_sql(table.partition, partitions)}"
+    source = dict(_clickhouse_sides(client, table, columns, absent, compared))
     waiting, waiting_rows = _waiting(client, table, token)
     names = (
         sorted(source.keys() | dropped.keys() | lake_partitions(lake, table.partition))
@@ -178,6 +187,7 @@ def _compare(
                 dropped=Side(*dropped.get(name, ())),
             )
             for name in names
+            if is_kept(table.partition, name, since)
         ),
         waiting_rows,
     )
@@ -188,12 +198,8 @@ def _clickhouse_sides(
     table: Table,
     columns: Sequence[Column],
     absent: Mapping[str, str],
-    token: Token | None,
-    partitions: Sequence[str] | None,
+    where: str,
 ) -> Iterator[tuple[str, Side]]:
-    where = "0" if token is None else up_to_sql(table.cursor, token)
-    if partitions is not None:
-        where = f"{where} and {partition_bounds_sql(table.partition, partitions)}"
     for name, rows, checksum in client.query(
         f"select {partition_sql(table.partition)} as lake_partition, count(),"
         f" {checksum_sql(columns, of_source=True, absent=absent)}"
@@ -241,18 +247,7 @@ def lake_token(lake: IcebergTable, table: Table) -> Token | None:
 
 def lake_partitions(lake: IcebergTable, rule: PartitionRule) -> set[str]:
     """The partitions that have files in the current snapshot, named as K2 names them."""
-    epoch = dt.date(1970, 1, 1)
-    names = set()
-    for task in lake.scan().plan_files():
-        value = task.file.partition[0]
-        if rule.by == "day":
-            day = value if isinstance(value, dt.date) else epoch + dt.timedelta(days=int(value))
-            names.add(day.isoformat())
-        elif rule.by == "month":
-            names.add(f"{1970 + int(value) // 12:04d}-{int(value) % 12 + 1:02d}")
-        else:
-            names.add(f"{1970 + int(value):04d}")
-    return names
+    return {partition_name(rule, task.file.partition[0]) for task in lake.scan().plan_files()}
 
 
 def _partition_filter(rule: PartitionRule, partition: str) -> str:

@@ -31,7 +31,8 @@ def open_gateway(environment: Mapping[str, str]) -> ClientServer:
         secret = environment["PYSPARK_GATEWAY_SECRET"]
     except KeyError:
         raise SettingsError(
-            "an offload runs inside Spark: start it with spark-submit, or with 'k2 offload TABLE'"
+            "a job runs inside Spark: start it with spark-submit, or with 'k2 offload' or "
+            "'k2 maintain'"
         ) from None
     return ClientServer(
         JavaParameters(port=port, auth_token=secret, auto_convert=True),

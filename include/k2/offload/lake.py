@@ -89,6 +89,11 @@ class LakeTable:
             for field in self._table.schema().columns()
         }
 
+    @property
+    def in_jvm(self) -> Any:
+        """Iceberg's own object of the table, as of the last look: for what is no offload."""
+        return self._table
+
     def state(self) -> LakeState:
         """Where the table stands now."""
         self._table.refresh()
@@ -210,6 +215,16 @@ class LakeTable:
             files=int(summary.get("added-data-files") or 0),
             bytes=int(summary.get("added-files-size") or 0),
         )
+
+    def snapshots_to_token(self) -> int:
+        """How many of the newest snapshots lead to the one that carries the token, it included.
+
+        1 when that one has expired: then only the property has the token.
+        """
+        for number, snapshot in enumerate(_ancestors(self._table), start=1):
+            if snapshot.summary().get(TOKEN) is not None:
+                return number
+        return 1
 
     def _current_state(self) -> LakeState:
         return _state(self._catalog.loadTable(self._identifier))

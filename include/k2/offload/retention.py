@@ -20,6 +20,7 @@ from k2.offload.catalog import load_table, open_catalog
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import beyond_sql, make_token, newest_sql
 from k2.offload.drops import Drop, Kept, Reason, State
+from k2.offload.kept import is_kept, kept_filter, kept_from
 from k2.offload.plan import INGESTION, PartitionPlan, partition_sql, versions_sql
 from k2.offload.schema import source_columns
 
@@ -138,7 +139,7 @@ def _retain(step: _Step, day: dt.date) -> Drop | Kept:
 
 
 def _check(step: _Step, day: dt.date) -> Drop | Kept:
-    """Compare both sides' rows of one ingestion day."""
+    """Compare both sides' rows of one ingestion day, as far as Iceberg keeps them."""
     table, client = step.table, step.client
     # Before the rows are read, so that a part which comes while they are counts as newer.
     newest_block = drops.active_parts(client, table.name, day).newest_block
@@ -150,10 +151,13 @@ def _check(step: _Step, day: dt.date) -> Drop | Kept:
     if waiting:
         return Kept(day, Reason.NOT_OFFLOADED, f"{waiting} rows wait for their offload")
     earlier = [one for one in drops.read_drops(step.postgres, table.name) if one.day == day]
+    since = kept_from(lake.properties)
     clickhouse = Side()
     for plan in (*plans, *(plan for one in earlier for plan in one.partitions)):
-        clickhouse += Side(plan.rows, plan.checksum)
-    iceberg = iceberg_side(lake, columns, days_filter(INGESTION, day, day + dt.timedelta(days=1)))
+        if is_kept(table.partition, plan.partition, since):
+            clickhouse += Side(plan.rows, plan.checksum)
+    of_day_there = days_filter(INGESTION, day, day + dt.timedelta(days=1))
+    iceberg = iceberg_side(lake, columns, of_day_there + kept_filter(table.partition, since))
     if clickhouse != iceberg:
         both = f"ClickHouse {clickhouse.rows} rows, Iceberg {iceberg.rows} rows"
         return Kept(day, Reason.DIFFERS, both)

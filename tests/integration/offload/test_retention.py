@@ -14,6 +14,7 @@ import pytest
 
 from k2.ingest.bronze import create_bronze
 from k2.ingest.offsets import next_offsets
+from k2.maintenance.files import delete_old_rows
 from k2.offload import drops, retention, watermark
 from k2.offload.audit import AuditError, audit_table, require_equal
 from k2.offload.cursor import parse_token
@@ -24,6 +25,7 @@ from k2.registry import Registry, registry
 from k2.status import table_statuses
 
 from .rows import START, candle, silver_trade, trade
+from .test_maintenance import days_until, keeper_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,6 +215,20 @@ def test_one_row_beyond_the_token_keeps_its_whole_day(fed: Bench) -> None:
     fed.offload()
     assert dropped(retain(fed, today=12)) == [(day(0), 11)]
     require_audit(fed)
+
+
+def test_a_day_is_dropped_of_which_iceberg_has_forgotten_old_trades(bronze: Bench) -> None:
+    bench = bronze.with_table(lake_retention_days=30)
+    bench.insert([trade(number, ingestion_timestamp=on_day(5)) for number in range(10)])
+    bench.insert([trade(number, day=5) for number in range(10, 20)])
+    bench.offload()
+    forgotten = days_until(on_day(33))
+    with watermark.connect(bench.settings.postgres) as postgres:
+        delete_old_rows(keeper_of(bench, postgres, days=forgotten))
+    assert lake_offsets(bench) == list(range(10, 20))
+    (dropped,) = retain(bench, today=13).dropped
+    assert (dropped.day, dropped.rows) == (day(5), 20)
+    require_audit(bench)
 
 
 def test_a_day_that_differs_is_kept_and_named_until_it_is_equal(fed: Bench) -> None:
