@@ -34,6 +34,7 @@ COMMANDS = [
     "soak",
     "quality",
     "sql",
+    "metrics",
     "deadletters",
     "bench",
 ]
