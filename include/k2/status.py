@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from k2.clickhouse import connect, quote_identifier
+from k2.errors import K2Error
 from k2.offload import drops, watermark
 from k2.offload.cursor import beyond_sql, parse_token
 from k2.offload.drops import Reason
 from k2.offload.history import TableHistory, read_histories
-from k2.offload.plan import INGESTION, source_sql
+from k2.offload.plan import INGESTION, source_sql, versions_sql
 from k2.offload.retention import RetentionError, past_days
 from k2.registry import OffsetCursor
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from k2.offload.cursor import Token
     from k2.registry import Registry, Table
     from k2.settings import Settings
+
+# The sorting keys of so many rows fit into memory, to tell apart which are one row in the end.
+DEDUPLICATED_ROWS = 2_000_000
+
+
+class LagError(K2Error):
+    """The rows that wait cannot be told from so few reads."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +86,40 @@ def table_statuses(settings: Settings, registry: Registry, *, today: dt.date) ->
 def read_lag(
     client: Client, table: Table, token: Token | None, *, at_most: int | None = None
 ) -> Lag:
-    """The rows of a table beyond a token.
+    """The rows of a table beyond a token; of millions, every version of a row counts.
 
-    `at_most` bounds the rows that ClickHouse reads for it, by its blocks: of a longer lag it tells
-    a part.
+    It costs what waits: FINAL alone would merge all rows between the sorting keys of the new ones,
+    which is most of a table whose markets all have some. `at_most` bounds, about, the rows that are
+    read: of a longer lag it tells a part.
+
+    Raises:
+        LagError: within that bound most rows were not new ones, so that it tells nothing.
     """
+    beyond = beyond_sql(table.cursor, token)
+    versions = versions_sql(client, table)
+    lag = _lag(client, table, versions, beyond, at_most)
+    if not 0 < lag.rows <= DEDUPLICATED_ROWS:
+        return lag
+    key = ", ".join(quote_identifier(name) for name in table.order)
+    keys = f"({key}) in (select {key} from {versions} where {beyond})"
+    return _lag(client, table, source_sql(client, table), f"{beyond} and {keys}", None)
+
+
+def _lag(client: Client, table: Table, source: str, where: str, at_most: int | None) -> Lag:
     arrival = INGESTION if isinstance(table.cursor, OffsetCursor) else table.cursor.columns[0]
     arrival = quote_identifier(arrival)
-    settings = {"max_rows_to_read": at_most, "read_overflow_mode": "break"} if at_most else {}
-    rows, seconds, oldest = client.query(
+    bound = {"max_rows_to_read": at_most, "read_overflow_mode": "break"} if at_most else {}
+    result = client.query(
         f"select count(), if(count() = 0, 0, dateDiff('millisecond', min({arrival}), now64(3))"
-        f" / 1000), toDate(min({arrival}))"
-        f" from {source_sql(client, table)} where {beyond_sql(table.cursor, token)}",
-        settings=settings,
-    ).result_rows[0]
+        f" / 1000), toDate(min({arrival})) from {source} where {where}",
+        settings=bound,
+    )
+    rows, seconds, oldest = result.result_rows[0]
+    if at_most is not None and 2 * rows < at_most <= int(result.summary["read_rows"]):
+        raise LagError(
+            f"{table.name}: {at_most} rows were read and too few of them are new ones to tell its "
+            "lag; a producer should send each market to one partition of the topic"
+        )
     return Lag(rows, seconds, oldest if rows else None)
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from k2 import airflow_client
+from k2.assets import asset_of
 from k2.embedded.state import running_owner
 
 from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
@@ -43,6 +44,7 @@ class Story:
     status: list[dict[str, Any]]
     page: str
     page_without_login: int
+    asset_events: list[str]
     left_running: list[str]
     owner_after: int | None
 
@@ -81,6 +83,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             status=json.loads(user.must("status", "--json")),
             page=user.airflow().client.get("/k2/tables").text,
             page_without_login=httpx.get(f"{user.airflow().client.base_url}/k2/tables").status_code,
+            asset_events=_asset_events(user.airflow()),
             **_stop(user, up),
         )
 
@@ -140,6 +143,11 @@ def test_the_ui_shows_every_table_to_those_who_are_logged_in(story: Story) -> No
     assert story.page_without_login == httpx.codes.UNAUTHORIZED
 
 
+def test_each_offload_has_updated_the_asset_of_its_table(story: Story) -> None:
+    runs = 3
+    assert sorted(story.asset_events) == sorted([asset_of(table).uri for table in TABLES] * runs)
+
+
 def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.left_running == []
     assert story.owner_after is None
@@ -148,6 +156,13 @@ def test_down_leaves_no_process_behind(story: Story) -> None:
 def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
     last = list(airflow_client.follow(airflow, "medallion", run))[-1]
     assert last.state == "success"
+
+
+def _asset_events(airflow: airflow_client.Airflow) -> list[str]:
+    """The asset of each event."""
+    answer = airflow.client.get("/api/v2/assets/events", params={"limit": 100})
+    answer.raise_for_status()
+    return [event["uri"] for event in answer.json()["asset_events"]]
 
 
 def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.webhook import Webhook
 
 from k2.embedded.state import free_port
 from k2.errors import SettingsError
@@ -30,31 +28,6 @@ FAILED = {
 }
 
 
-class Webhook(ThreadingHTTPServer):
-    """Keeps what is posted to it, and answers with a status."""
-
-    def __init__(self, status: int = 200) -> None:
-        self.posted: list[dict[str, Any]] = []
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                owner.posted.append(json.loads(body))
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/secret"
-
-
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
     with Webhook() as server:
@@ -63,14 +36,18 @@ def webhook() -> Iterator[Webhook]:
 
 
 @pytest.fixture(autouse=True)
-def _logs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a program has them, on the standard error that a test reads."""
+def _without_a_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEBHOOK, raising=False)
+
+
+def fail() -> None:
+    """What Airflow does when a task has failed for good."""
     configure_logs()
+    task_failed(FAILED)
 
 
 def test_a_failure_is_a_line_of_log_with_its_facts(capsys: pytest.CaptureFixture[str]) -> None:
-    task_failed(FAILED)
+    fail()
     (line,) = capsys.readouterr().err.splitlines()
     assert 'level=error event="task failed"' in line
     for fact in (
@@ -89,7 +66,7 @@ def test_a_failure_is_posted_to_the_webhook_whose_address_is_not_told(
 ) -> None:
     monkeypatch.setenv(WEBHOOK, webhook.address)
     with caplog.at_level("DEBUG"):
-        task_failed(FAILED)
+        fail()
     assert "secret" not in caplog.text
     assert webhook.posted == [
         {
@@ -121,7 +98,7 @@ def test_a_webhook_that_cannot_be_reached_fails_nothing_and_is_not_told(
     address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(WEBHOOK, address.format(port=free_port()))
-    task_failed(FAILED)
+    fail()
     errors = capsys.readouterr().err
     assert 'event="webhook failed"' in errors
     assert "secret" not in errors
@@ -132,7 +109,7 @@ def test_a_webhook_that_refuses_is_told_with_its_status(
 ) -> None:
     with Webhook(status=403) as server:
         monkeypatch.setenv(WEBHOOK, server.address)
-        task_failed(FAILED)
+        fail()
         server.shutdown()
     errors = capsys.readouterr().err
     assert "status=403" in errors

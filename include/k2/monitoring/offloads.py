@@ -70,20 +70,15 @@ def read_differences(
             yield from _times({metrics.AUDITED: state.audited_at}, labels_of(table))
 
 
-def read_lags(
-    client: Client,
-    registry: Registry,
-    histories: Mapping[str, TableHistory],
-    *,
-    rows_read: int = LAG_ROWS_READ,
+def read_waiting(
+    client: Client, table: Table, history: TableHistory | None, *, rows_read: int = LAG_ROWS_READ
 ) -> Iterator[Sample]:
-    """The rows that wait for their offload. They cost what they are, up to `rows_read` a table."""
-    for table in registry.tables:
-        text = histories[table.name].token if table.name in histories else None
-        token = None if text is None else parse_token(text, table.cursor)
-        lag = read_lag(client, table, token, at_most=rows_read)
-        yield metrics.LAG_ROWS.of(lag.rows, **labels_of(table))
-        yield metrics.LAG_SECONDS.of(lag.seconds, **labels_of(table))
+    """The rows that wait for their offload. They cost what they are, up to `rows_read`."""
+    text = None if history is None else history.token
+    token = None if text is None else parse_token(text, table.cursor)
+    lag = read_lag(client, table, token, at_most=rows_read)
+    yield metrics.LAG_ROWS.of(lag.rows, **labels_of(table))
+    yield metrics.LAG_SECONDS.of(lag.seconds, **labels_of(table))
 
 
 def labels_of(table: Table) -> dict[str, str]:

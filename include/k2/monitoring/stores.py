@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from k2.monitoring.metrics import Sample
     from k2.offload.history import TableHistory
-    from k2.registry import Registry
+    from k2.registry import Registry, Table
     from k2.settings import ClickHouse, Lake, Postgres
 
 
@@ -63,10 +63,10 @@ def clickhouse_store(
 ) -> Store:
     """ClickHouse; without `histories`, as when PostgreSQL is down, no lag can be told."""
 
-    def lag(client: Any) -> Iterator[Sample]:
+    def lag(client: Any, table: Table) -> Iterator[Sample]:
         if histories is None:
             raise StackError("the watermarks in PostgreSQL could not be read")
-        return offloads.read_lags(client, registry, histories)
+        return offloads.read_waiting(client, table, histories.get(table.name))
 
     return Store(
         "clickhouse",
@@ -80,7 +80,11 @@ def clickhouse_store(
             "quality": pipeline.read_quality,
             "sizes": pipeline.read_sizes,
             "disks": pipeline.read_disks,
-            "lag": lag,
+            # A part for each, so that a table which is not there hides no other.
+            **{
+                f"lag {table.name}": functools.partial(lag, table=table)
+                for table in registry.tables
+            },
         },
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,7 +13,8 @@ from k2.monitoring import metrics, offloads, pipeline
 from k2.monitoring.stores import clickhouse_store
 from k2.offload.cursor import make_token
 from k2.offload.history import TableHistory
-from k2.registry import OffsetCursor, registry
+from k2.registry import Layer, OffsetCursor, registry
+from k2.status import LagError, read_lag
 from k2.transform import run_dbt
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .conftest import Stack
 
+EXCHANGES: Final = ("binance", "kraken")
 SMALL: Final = 20_000
 LARGE: Final = 20 * SMALL
 TRADE: Final = """
@@ -46,7 +48,8 @@ from numbers({first}, {count})
 # One more run of the checks for each.
 RESULTS: Final = """
 insert into {layer}_quality
-select * except (number) replace (checked_at - toIntervalDay(10) - toIntervalSecond(number) as checked_at)
+select * except (number)
+    replace (checked_at - toIntervalDay(10) - toIntervalSecond(number) as checked_at)
 from {layer}_quality
 cross join numbers({count}) as runs
 where checked_at = (select max(checked_at) from {layer}_quality) and check_name = 'rows_looked_at'
@@ -67,7 +70,6 @@ class Counting:
 
     client: Client
     rows: int = 0
-    queries: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def database(self) -> str | None:
@@ -75,9 +77,7 @@ class Counting:
 
     def query(self, query: str, *arguments: Any, **options: Any) -> Any:
         result = self.client.query(query, *arguments, **options)
-        rows = int(result.summary["read_rows"])
-        self.rows += rows
-        self.queries.append((rows, query))
+        self.rows += int(result.summary["read_rows"])
         return result
 
 
@@ -99,7 +99,7 @@ def client(clean_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def grow(client: Client, first: int, end: int) -> None:
     """Let each table have got rows of numbers up to `end`, two days ago."""
     count = end - first
-    for exchange in ("binance", "kraken"):
+    for exchange in EXCHANGES:
         client.command(TRADE.format(exchange=exchange, time=OLD, first=first, count=count))
     client.command(DEAD_LETTER.format(first=first, count=count))
     for layer in ("bronze", "silver", "gold"):
@@ -110,7 +110,7 @@ def grow(client: Client, first: int, end: int) -> None:
 
 def just_now(client: Client, first: int) -> None:
     """A few trades of this moment, beyond the watermark."""
-    for exchange in ("binance", "kraken"):
+    for exchange in EXCHANGES:
         client.command(TRADE.format(exchange=exchange, time="now64(3)", first=first, count=100))
 
 
@@ -119,7 +119,7 @@ def offloaded(end: int) -> dict[str, TableHistory]:
     histories = {}
     for table in registry().tables:
         if isinstance(table.cursor, OffsetCursor):
-            exchanges = [("binance",), ("kraken",)] if table.layer == "silver" else [()]
+            exchanges = [(name,) for name in EXCHANGES] if table.layer == "silver" else [()]
             token = make_token(table.cursor, [(*one, 0, end - 1) for one in exchanges])
             histories[table.name] = TableHistory(token=token.to_json())
     return histories
@@ -149,27 +149,41 @@ def test_a_scrape_reads_no_more_of_tables_that_are_twenty_times_as_large(client:
 
 
 def test_of_a_long_lag_a_part_is_read(client: Client) -> None:
-    (table, *_) = registry().tables
     counting = Counting(client)
-    lags = {
-        sample.labels[1]: sample.value
-        for sample in offloads.read_lags(
-            counting,  # type: ignore[arg-type]
-            registry(),
-            {},
-            rows_read=SMALL,
-        )
-        if sample.metric is metrics.LAG_ROWS
-    }
-    assert 0 < lags[table.name] < LARGE
-    largest = max(counting.queries)
-    assert largest[0] < LARGE, largest
+    waiting = offloads.read_waiting(
+        counting,  # type: ignore[arg-type]
+        registry().tables[0],
+        None,
+        rows_read=SMALL,
+    )
+    values = {sample.metric: sample.value for sample in waiting}
+    assert 0 < values[metrics.LAG_ROWS] < LARGE
+    assert values[metrics.LAG_SECONDS] > 0
+    assert counting.rows < LARGE
+
+
+def test_a_lag_that_cannot_be_told_within_its_bound_is_not_told(client: Client) -> None:
+    """No row is new, but the log partitions are mixed, so that no index tells."""
+    (silver,) = registry().layer(Layer.SILVER)
+    client.command("create table mixed as silver_trades")
+    client.command(
+        "insert into mixed select * replace (toUInt16(trade_id % 2) as kafka_partition)"
+        " from silver_trades"
+    )
+    token = make_token(
+        silver.cursor,
+        [(exchange, number, 10 * LARGE) for exchange in EXCHANGES for number in range(2)],
+    )
+    mixed = silver.model_copy(update={"name": "mixed"})
+    with pytest.raises(LagError, match=f"mixed: {SMALL} rows were read and too few of them"):
+        read_lag(client, mixed, token, at_most=SMALL)
+    assert read_lag(client, mixed, token).rows == 0
 
 
 def test_a_view_to_silver_that_is_missing_shows_as_lag(client: Client) -> None:
     client.command("drop table bronze_binance_to_silver_mv sync")
     moment = "now64(3) + toIntervalHour(1)"
-    for exchange in ("binance", "kraken"):
+    for exchange in EXCHANGES:
         client.command(TRADE.format(exchange=exchange, time=moment, first=2 * LARGE, count=10))
     lags = {
         sample.labels: sample.value

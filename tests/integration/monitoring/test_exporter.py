@@ -164,6 +164,18 @@ def test_rates_are_the_trades_of_the_last_minute(stack: Stack) -> None:
         assert all(rate * pipeline.WINDOW_SECONDS >= 400 for rate in rates.values())
 
 
+def test_a_table_that_is_missing_hides_no_other(stack: Stack) -> None:
+    with connect(stack.settings.clickhouse) as client:
+        client.command(f"rename table {FIRST} to away")
+        try:
+            values = stack.scrape()
+        finally:
+            client.command(f"rename table away to {FIRST}")
+    assert set(of_table(values, "k2_offload_lag_rows")) == TABLES - {FIRST}
+    assert {f"lag {FIRST}"} <= failed_parts(values)
+    assert stores(values) == dict.fromkeys(STORES, 1)
+
+
 # Stores that are away.
 
 
@@ -194,7 +206,7 @@ def test_without_postgresql_the_others_are_told(without_postgres: Stack) -> None
     assert values["k2_offload_rows_total"] == {}
     # Without the watermarks everything would seem to wait.
     assert values["k2_offload_lag_rows"] == {}
-    assert failed_parts(values) == {"lag"}
+    assert failed_parts(values) == {f"lag {table}" for table in TABLES}
     assert values["k2_gold_lag_seconds"]
     assert values["k2_disk_free_bytes"]
 

@@ -127,8 +127,9 @@ def test_it_has_every_metric_of_the_exporter_with_its_help(prometheus: Prometheu
     assert {metric.name for metric in metrics.METRICS} - stored == {metrics.KAFKA_LAG.name}
     known = prometheus.ask("metadata")
     for metric in metrics.METRICS:
-        assert known[metric.name][0]["help"] == metric.help
-        assert known[metric.name][0]["type"] == metric.kind
+        # In the OpenMetrics format the name of a counter is without its suffix.
+        (told,) = known[metric.name.removesuffix("_total")]
+        assert (told["help"], told["type"]) == (metric.help, metric.kind)
 
 
 def test_its_rules_are_healthy(prometheus: Prometheus) -> None:
