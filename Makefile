@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test crash-matrix soak lint audit format lock clean
+.PHONY: help setup demo up down test crash-matrix monitoring-test soak lint audit format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: $(READY) ## run all tests, on two cores (ARGS="-k candles")
 
 crash-matrix: $(READY) ## kill drivers and servers at every step, print what was lost (ARGS="-k gold")
 	@$(BIN)/python -m pytest tests/crash -m crash --numprocesses 2 $(ARGS)
+
+monitoring-test: $(READY) ## test alerts and dashboards with a real Prometheus, which Go builds once
+	@$(BIN)/python -m pytest tests -m prometheus $(ARGS)
 
 soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minutes 120")
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 down

@@ -34,6 +34,8 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from k2 import assets
+from k2.notifications import run_deadline, task_failed
 from k2.registry import Layer, registry
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -77,6 +79,7 @@ with DAG(
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     catchup=False,
     max_active_runs=1,
+    deadline=run_deadline(os.environ),
     tags=["k2", "offload"],
     default_args={
         "owner": "k2",
@@ -87,6 +90,7 @@ with DAG(
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": dt.timedelta(minutes=1),
         "execution_timeout": dt.timedelta(hours=1),
+        "on_failure_callback": task_failed,
     },
 ) as medallion:
     groups, offloads = [], []
@@ -104,6 +108,8 @@ with DAG(
                 conn_id="spark_default",
                 pool="offload",
                 map_index_template="{{ task.application_args[0] }}",
+                outlets=[assets.LAKE],
+                post_execute=assets.offloaded,
             ).expand(application_args=[[table.name] for table in registry().layer(layer)])
             audited = audit(layer.value)
             chain(dbt, offload, audited)

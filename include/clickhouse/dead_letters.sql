@@ -13,7 +13,8 @@ create table if not exists {database}.dead_letters
         comment 'When the message reached ClickHouse, UTC',
     arrival_rank UInt64
         materialized toUInt64(9223372036854775807 - toUnixTimestamp64Milli(ingestion_timestamp))
-        comment 'The earlier the higher: of a replayed message the first arrival stays'
+        comment 'The earlier the higher: of a replayed message the first arrival stays',
+    index ingestion_timestamp_minmax ingestion_timestamp type minmax granularity 1
 )
 engine = ReplacingMergeTree(arrival_rank)
 order by (exchange, topic, kafka_partition, kafka_offset, reason)

@@ -10,7 +10,7 @@ import typer
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from k2 import terminal
-from k2.commands import asking, feeding, offloading, stack
+from k2.commands import asking, feeding, monitoring, offloading, stack
 from k2.commands.bench import bench
 from k2.commands.common import HELP
 from k2.commands.dead_letters import dead_letters
@@ -39,6 +39,7 @@ for command in (
     offloading.soak,
     asking.quality,
     asking.sql,
+    monitoring.metrics,
 ):
     app.command()(command)
 app.add_typer(dead_letters, name="deadletters")

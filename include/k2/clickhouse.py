@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from k2.settings import ClickHouse
 
 
-def connect(clickhouse: ClickHouse, *, database: str | None = None) -> Client:
+def connect(
+    clickhouse: ClickHouse, *, database: str | None = None, timeout: float = 3600
+) -> Client:
     """A client of its own session-less connection pool, in the medallion's database.
+
+    `timeout`: seconds that an answer may take.
 
     Raises:
         StackError: ClickHouse does not answer or refuses the login.
@@ -30,7 +34,8 @@ def connect(clickhouse: ClickHouse, *, database: str | None = None) -> Client:
             database=clickhouse.database if database is None else database,
             autogenerate_session_id=False,
             settings={"session_timezone": "UTC"},
-            send_receive_timeout=3600,
+            connect_timeout=min(10, timeout),
+            send_receive_timeout=timeout,
         )
     except (ClickHouseError, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from k2.clickhouse import connect, quote_identifier
+from k2.errors import K2Error
 from k2.offload import drops, watermark
 from k2.offload.cursor import beyond_sql, parse_token
 from k2.offload.drops import Reason
-from k2.offload.plan import INGESTION, source_sql
+from k2.offload.history import TableHistory, read_histories
+from k2.offload.plan import INGESTION, source_sql, versions_sql
 from k2.offload.retention import RetentionError, past_days
 from k2.registry import OffsetCursor
 
@@ -19,8 +21,25 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
+    from k2.offload.cursor import Token
     from k2.registry import Registry, Table
     from k2.settings import Settings
+
+# The sorting keys of so many rows fit into memory, to tell apart which are one row in the end.
+DEDUPLICATED_ROWS = 2_000_000
+
+
+class LagError(K2Error):
+    """The rows that wait cannot be told from so few reads."""
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Rows beyond a watermark, the age of the oldest of them in seconds, and its day in UTC."""
+
+    rows: int
+    seconds: float
+    oldest: dt.date | None
 
 
 @dataclass(frozen=True)
@@ -50,55 +69,82 @@ def table_statuses(settings: Settings, registry: Registry, *, today: dt.date) ->
         StackError: ClickHouse or PostgreSQL cannot be used.
     """
     with connect(settings.clickhouse) as client, watermark.connect(settings.postgres) as postgres:
-        rows = postgres.execute(
-            """
-            select w.table_name, w.token, w.holder, b.batch, b.row_count, b.committed_at
-            from offload_watermarks as w
-            left join lateral (
-                select batch, row_count, committed_at
-                from offload_batches
-                where table_name = w.table_name
-                order by recorded_at desc
-                limit 1
-            ) as b on true
-            """
-        ).fetchall()
-        known = {row["table_name"]: row for row in rows}
+        known = read_histories(postgres)
         kept = drops.read_reasons(postgres)
         return [
-            _status(client, table, known.get(table.name, {}), kept.get(table.name, {}), today)
+            _status(
+                client,
+                table,
+                known.get(table.name, TableHistory()),
+                kept.get(table.name, {}),
+                today,
+            )
             for table in registry.tables
         ]
+
+
+def read_lag(
+    client: Client, table: Table, token: Token | None, *, at_most: int | None = None
+) -> Lag:
+    """The rows of a table beyond a token; of millions, every version of a row counts.
+
+    It costs what waits: FINAL alone would merge all rows between the sorting keys of the new ones,
+    which is most of a table whose markets all have some. `at_most` bounds, about, the rows that are
+    read: of a longer lag it tells a part.
+
+    Raises:
+        LagError: within that bound most rows were not new ones, so that it tells nothing.
+    """
+    beyond = beyond_sql(table.cursor, token)
+    versions = versions_sql(client, table)
+    lag = _lag(client, table, versions, beyond, at_most)
+    if not 0 < lag.rows <= DEDUPLICATED_ROWS:
+        return lag
+    key = ", ".join(quote_identifier(name) for name in table.order)
+    keys = f"({key}) in (select {key} from {versions} where {beyond})"
+    return _lag(client, table, source_sql(client, table), f"{beyond} and {keys}", None)
+
+
+def _lag(client: Client, table: Table, source: str, where: str, at_most: int | None) -> Lag:
+    arrival = INGESTION if isinstance(table.cursor, OffsetCursor) else table.cursor.columns[0]
+    arrival = quote_identifier(arrival)
+    bound = {"max_rows_to_read": at_most, "read_overflow_mode": "break"} if at_most else {}
+    result = client.query(
+        f"select count(), if(count() = 0, 0, dateDiff('millisecond', min({arrival}), now64(3))"
+        f" / 1000), toDate(min({arrival})) from {source} where {where}",
+        settings=bound,
+    )
+    rows, seconds, oldest = result.result_rows[0]
+    if at_most is not None and 2 * rows < at_most <= int(result.summary["read_rows"]):
+        raise LagError(
+            f"{table.name}: {at_most} rows were read and too few of them are new ones to tell its "
+            "lag; a producer should send each market to one partition of the topic"
+        )
+    return Lag(rows, seconds, oldest if rows else None)
 
 
 def _status(
     client: Client,
     table: Table,
-    row: dict[str, Any],
+    history: TableHistory,
     kept: Mapping[dt.date, Reason],
     today: dt.date,
 ) -> TableStatus:
-    text = row.get("token")
-    token = None if text is None else parse_token(text, table.cursor)
-    arrival = INGESTION if isinstance(table.cursor, OffsetCursor) else table.cursor.columns[0]
-    arrival = quote_identifier(arrival)
-    lag_rows, lag_seconds, oldest = client.query(
-        f"select count(), if(count() = 0, 0, dateDiff('millisecond', min({arrival}), now64(3))"
-        f" / 1000), toDate(min({arrival}))"
-        f" from {source_sql(client, table)} where {beyond_sql(table.cursor, token)}"
-    ).result_rows[0]
+    token = None if history.token is None else parse_token(history.token, table.cursor)
+    lag = read_lag(client, table, token)
+    last = history.last_batch
     return TableStatus(
         table=table.name,
         layer=table.layer.value,
-        watermark=text,
+        watermark=history.token,
         watermark_text=None if token is None else token.describe(),
-        lag_rows=lag_rows,
-        lag_seconds=lag_seconds,
-        last_batch=row.get("batch"),
-        last_rows=row.get("row_count"),
-        last_committed_at=row.get("committed_at"),
-        holder=row.get("holder"),
-        retention=_retention(client, table, today, oldest if lag_rows else None, kept),
+        lag_rows=lag.rows,
+        lag_seconds=lag.seconds,
+        last_batch=last.name if last else None,
+        last_rows=last.rows if last else None,
+        last_committed_at=last.committed_at if last else None,
+        holder=history.holder,
+        retention=_retention(client, table, today, lag.oldest, kept),
     )
 
 

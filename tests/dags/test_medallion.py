@@ -105,9 +105,9 @@ def test_parsing_imports_nothing_heavy(parsed: dict[str, Any], module: str) -> N
     assert heavy == []
 
 
-def test_of_this_project_parsing_imports_the_registry_only(parsed: dict[str, Any]) -> None:
+def test_of_this_project_parsing_imports_only_what_wiring_needs(parsed: dict[str, Any]) -> None:
     own = {name for name in parsed["added"] if name.split(".")[0] == "k2"}
-    assert own == {"k2", "k2.registry", "k2.errors"}
+    assert own == {"k2", "k2.assets", "k2.errors", "k2.notifications", "k2.registry"}
 
 
 def test_parsing_costs_less_than_importing_airflow(parsed: dict[str, Any]) -> None:
@@ -276,6 +276,55 @@ def test_all_retries_together_wait_less_than_the_time_between_two_runs(dag: Any)
         assert sum((min(delay, task.max_retry_delay) for delay in delays), dt.timedelta(0)) < (
             dt.timedelta(minutes=15)
         )
+
+
+def test_every_task_that_fails_for_good_is_told(dag: Any) -> None:
+    from k2.notifications import task_failed
+
+    for task in dag.tasks:
+        options = getattr(task, "partial_kwargs", None) or vars(task)
+        callbacks = options["on_failure_callback"]
+        # Of a task that is not mapped it is a list by now.
+        assert callbacks in (task_failed, [task_failed])
+
+
+def test_an_offload_updates_the_asset_of_its_table_and_no_other(dag: Any) -> None:
+    from types import SimpleNamespace
+
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+
+    from k2.assets import LAKE, asset_of
+
+    updated = []
+    for layer in LAYERS:
+        operator = dag.task_dict[f"{layer}.offload"]
+        assert operator.partial_kwargs["outlets"] == [LAKE]
+        for name in tables_of(dag, layer):
+            events = OutletEventAccessors()
+            task = SimpleNamespace(application_args=[name])
+            operator.partial_kwargs["post_execute"]({"task": task, "outlet_events": events}, None)
+            (event,) = events[LAKE].asset_alias_events
+            assert event.dest_asset_key.uri == asset_of(name).uri
+            updated.append(event.dest_asset_key.name)
+    assert updated == [f"lake.cold.{table.name}" for table in registry().tables]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "deadline"), [("", None), ("30", dt.timedelta(minutes=30))], ids=["off", "on"]
+)
+def test_a_run_has_a_deadline_where_one_is_asked_for(
+    minutes: str, deadline: dt.timedelta | None
+) -> None:
+    from k2.notifications import run_deadline, run_late
+
+    alert = run_deadline({"K2_DEADLINE_MINUTES": minutes})
+    assert (alert.interval if alert else None) == deadline
+    if alert:
+        assert alert.callback.path == f"{run_late.__module__}.{run_late.__name__}"
+
+
+def test_without_the_setting_there_is_no_deadline(dag: Any) -> None:
+    assert dag.deadline is None
 
 
 def test_it_says_what_it_does_and_is_found_by_tags(dag: Any) -> None:

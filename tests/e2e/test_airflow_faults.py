@@ -11,13 +11,15 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from tests.webhook import Webhook
 
 from k2.clickhouse import connect
+from k2.notifications import WEBHOOK
 from k2.offload import watermark
 from k2.offload.audit import audit_table
 from k2.registry import Layer, registry
@@ -106,13 +108,19 @@ class Story:
     audits: dict[str, TableAudit]
     keys: dict[str, tuple[int, int]]
     trades_in_candles: int
+    posted: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
     hold = Hold(tmp_path_factory.mktemp("hold"))
     archives = tmp_path_factory.mktemp("archives")
-    user = replace(user, variables={"K2_FAULT": hold.variable})
+    with Webhook() as webhook:
+        variables = {"K2_FAULT": hold.variable, WEBHOOK: webhook.address}
+        return _tell(replace(user, variables=variables), hold, archives, webhook)
+
+
+def _tell(user: User, hold: Hold, archives: Path, webhook: Webhook) -> Story:
     with user.stack():
         ui = Ui(user.airflow())
         told = Story(
@@ -122,6 +130,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             audits=_audits(user),
             keys={table: _keys(user, table) for table in KEYS},
             trades_in_candles=_trades_in_candles(user),
+            posted=webhook.posted,
         )
         user.must("down")
         return told
@@ -247,6 +256,16 @@ def test_its_log_names_table_and_day_of_every_difference(story: Story) -> None:
     one_missing = f"{SILVER} {DAYS[0]}: ClickHouse {rows} rows, Iceberg {rows - 1} rows"
     one_changed = f"{SILVER} {DAYS[1]}: ClickHouse {rows} rows, Iceberg {rows} rows, checksums d"
     assert f"2 partition(s) differ: {one_missing}; {one_changed}" in story.second.audit_log
+
+
+def test_its_failure_is_posted_to_the_webhook(story: Story) -> None:
+    (posted,) = [one for one in story.posted if one["task"] == AUDIT_SILVER.name]
+    assert posted["text"].startswith(f"medallion {AUDIT_SILVER.name} failed: 2 partition(s) differ")
+    assert posted["attempt"] == 1
+
+
+def test_what_succeeds_in_the_end_is_not_posted(story: Story) -> None:
+    assert BINANCE not in {one["label"] for one in story.posted}
 
 
 def test_the_layer_after_a_failed_audit_does_not_run(story: Story) -> None:

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from k2 import airflow_client
+from k2.assets import asset_of
 from k2.embedded.state import running_owner
 
 from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
@@ -49,6 +50,7 @@ class Story:
     listening: set[tuple[str, int]]
     ports: tuple[int, int]
     leaks: list[str]
+    asset_events: list[str]
     left_running: list[str]
     owner_after: int | None
 
@@ -90,6 +92,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             listening=_listening(user),
             ports=(user.state.clickhouse_port, user.state.airflow_port),
             leaks=_leaks(user),
+            asset_events=_asset_events(user.airflow()),
             **_stop(user, up),
         )
 
@@ -158,6 +161,11 @@ def test_no_password_is_in_an_argument_a_log_or_a_rendered_template(story: Story
     assert story.leaks == []
 
 
+def test_each_offload_has_updated_the_asset_of_its_table(story: Story) -> None:
+    runs = 3
+    assert sorted(story.asset_events) == sorted([asset_of(table).uri for table in TABLES] * runs)
+
+
 def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.left_running == []
     assert story.owner_after is None
@@ -196,6 +204,13 @@ def _listening(user: User) -> set[tuple[str, int]]:
             sockets = process.net_connections("inet")
             found |= {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
     return found
+
+
+def _asset_events(airflow: airflow_client.Airflow) -> list[str]:
+    """The asset of each event."""
+    answer = airflow.client.get("/api/v2/assets/events", params={"limit": 100})
+    answer.raise_for_status()
+    return [event["uri"] for event in answer.json()["asset_events"]]
 
 
 def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ COMMANDS = [
     "soak",
     "quality",
     "sql",
+    "metrics",
     "deadletters",
     "bench",
 ]

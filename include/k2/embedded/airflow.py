@@ -24,6 +24,8 @@ SERVICES = {
     "dag-processor": ["dag-processor"],
 }
 USER = "admin"
+# Of Airflow's own settings, those that say where its metrics and traces go are the user's.
+_OF_THE_USER = ("AIRFLOW__METRICS__", "AIRFLOW__TRACES__")
 # Two jobs share two cores; a third would only wait for memory.
 OFFLOADS_AT_ONCE = max(2, (os.cpu_count() or 2) // 2)
 
@@ -40,7 +42,11 @@ def airflow_environment(
     address = f"http://{HOST}:{state.airflow_port}"
     python = Path(sys.executable).parent
     return {
-        **{name: value for name, value in base.items() if not name.startswith("AIRFLOW")},
+        **{
+            name: value
+            for name, value in base.items()
+            if not name.startswith("AIRFLOW") or name.startswith(_OF_THE_USER)
+        },
         **environment_of(settings),
         "PATH": os.pathsep.join((str(python), str(java_home / "bin"), base.get("PATH", ""))),
         "PYTHONPATH": str(PROJECT / "include"),

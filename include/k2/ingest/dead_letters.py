@@ -79,3 +79,21 @@ def count_reasons(
         parameters={"exchange": exchange or ""},
     ).result_rows
     return [ReasonCount(*row) for row in rows]
+
+
+def count_recent_reasons(
+    client: Client, database: str, *, hours: int
+) -> dict[tuple[str, str], int]:
+    """How many dead letters came in the last hours, by exchange and reason, replayed or not.
+
+    Unlike all the others it costs what these hours brought, however many there are.
+    """
+    rows = client.query(
+        f"select exchange, {_KIND} as kind,"
+        " uniqExact(topic, kafka_partition, kafka_offset, reason)"
+        f" from {quote_identifier(database)}.dead_letters"
+        " where ingestion_timestamp > now64(3) - toIntervalHour({hours:UInt32})"
+        " group by exchange, kind order by exchange, kind",
+        parameters={"hours": hours},
+    ).result_rows
+    return {(str(exchange), str(kind)): int(count) for exchange, kind, count in rows}

@@ -14,7 +14,7 @@ from k2.clickhouse import connect
 from k2.jobs.driver import TOLD, end_with_spark, reason
 from k2.logs import configure_logs, get_logger
 from k2.offload import faults
-from k2.offload.claim import claim
+from k2.offload.claim import offload_claim
 from k2.offload.engine import Driver, run
 from k2.offload.gateway import open_gateway
 from k2.offload.lake import JvmLake
@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> int:
         (name,) = arguments
         table = registry().table(name)
         settings = load_settings(os.environ)
-        with claim(settings.postgres, table.name) as held, connect(settings.clickhouse) as client:
+        with (
+            offload_claim(settings.postgres, table.name) as held,
+            connect(settings.clickhouse) as client,
+        ):
             lake = JvmLake(open_gateway(os.environ), settings).load(table.name)
             run(Driver(client, lake, held, table, now=_now, spark=_spark))
     except TOLD as error:

@@ -135,10 +135,12 @@ def audit_table(settings: Settings, table: Table, *, only_new: bool = False) -> 
         watermark.record_audit(
             postgres,
             audited_at,
+            table.name,
             [
-                (one.table, one.partition, one.clickhouse.rows, one.iceberg.rows, one.equal)
+                (one.partition, one.clickhouse.rows, one.iceberg.rows, one.equal)
                 for one in result.partitions
             ],
+            whole=partitions is None,
         )
     return result
 

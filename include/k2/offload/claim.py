@@ -8,7 +8,6 @@ the epoch: what a driver leaves behind that was taken over concerns nobody any m
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -21,7 +20,7 @@ from psycopg.types.json import Jsonb
 from k2.errors import OffloadError
 from k2.offload.drops import dropped_positions
 from k2.offload.faults import fault
-from k2.offload.watermark import connect, read_watermark
+from k2.offload.watermark import connect, read_watermark, record_batch, record_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,29 +99,13 @@ class Claim:
         """Record a committed batch: token, history, and no intent any more."""
         with self._mutex, self._connection.transaction():
             self._update("token = %(token)s, intent = null", {"token": batch.upper_token})
-            self._connection.execute(
-                """
-                insert into offload_batches (
-                    table_name, batch, epoch, lower_token, upper_token, partitions, row_count,
-                    file_count, byte_count, started_at, committed_at, snapshot_id
-                ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-                on conflict do nothing
-                """,
-                (
-                    self.table,
-                    batch.name,
-                    self.epoch,
-                    batch.lower_token,
-                    batch.upper_token,
-                    json.dumps(batch.partitions),
-                    batch.rows,
-                    batch.files,
-                    batch.bytes,
-                    batch.started_at,
-                    batch.committed_at,
-                    batch.snapshot_id,
-                ),
-            )
+            record_batch(self._connection, self.table, self.epoch, batch)
+
+    def record_end(self, *, success: bool) -> None:
+        """Count a run that has ended, well or with an error."""
+        with self._mutex, self._connection.transaction():
+            self._update("epoch = epoch", {})
+            record_end(self._connection, self.table, success=success)
 
     def release(self) -> None:
         """Free the table for the next driver."""
@@ -166,6 +149,24 @@ def claim(postgres: Postgres, table: str) -> Iterator[Claim]:
             with suppress(ClaimLostError, psycopg.Error):
                 held.release()
                 fault("released")
+
+
+@contextmanager
+def offload_claim(postgres: Postgres, table: str) -> Iterator[Claim]:
+    """The claim of an offload: how the run ended is counted, unless another took the table over.
+
+    Raises:
+        ClaimHeldError: another driver holds it.
+    """
+    with claim(postgres, table) as held:
+        success = False
+        try:
+            yield held
+            success = True
+        finally:
+            # A run is not worse for being uncounted.
+            with suppress(ClaimLostError, psycopg.Error):
+                held.record_end(success=success)
 
 
 def _take(connection: psycopg.Connection[dict[str, Any]], table: str) -> int:

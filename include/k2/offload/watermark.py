@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -121,18 +122,95 @@ def current_time(connection: psycopg.Connection[dict[str, Any]]) -> datetime:
     return now
 
 
+def record_batch(
+    connection: psycopg.Connection[dict[str, Any]], table: str, epoch: int, batch: Batch
+) -> None:
+    """Add a committed batch to the history and to the table's totals; only once."""
+    connection.execute(
+        """
+        with added as (
+            insert into offload_batches (
+                table_name, batch, epoch, lower_token, upper_token, partitions, row_count,
+                file_count, byte_count, started_at, committed_at, snapshot_id
+            ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            on conflict do nothing
+            returning table_name, row_count, byte_count, committed_at - started_at as taken
+        )
+        insert into offload_totals as totals (table_name, batches, row_count, byte_count, seconds)
+        select table_name, 1, row_count, byte_count, greatest(extract(epoch from taken), 0)
+        from added
+        on conflict (table_name) do update set
+            batches = totals.batches + excluded.batches,
+            row_count = totals.row_count + excluded.row_count,
+            byte_count = totals.byte_count + excluded.byte_count,
+            seconds = totals.seconds + excluded.seconds
+        """,
+        (
+            table,
+            batch.name,
+            epoch,
+            batch.lower_token,
+            batch.upper_token,
+            json.dumps(batch.partitions),
+            batch.rows,
+            batch.files,
+            batch.bytes,
+            batch.started_at,
+            batch.committed_at,
+            batch.snapshot_id,
+        ),
+    )
+
+
+def record_end(
+    connection: psycopg.Connection[dict[str, Any]], table: str, *, success: bool
+) -> None:
+    """Count a run of a table's offload that has ended, well or with an error."""
+    counter: LiteralString = "successes" if success else "failures"
+    time: LiteralString = "succeeded_at" if success else "failed_at"
+    connection.execute(
+        f"insert into offload_totals as totals (table_name, {counter}, {time})"
+        f" values (%s, 1, now()) on conflict (table_name) do update"
+        f" set {counter} = totals.{counter} + 1, {time} = excluded.{time}",
+        (table,),
+    )
+
+
 def record_audit(
     connection: psycopg.Connection[dict[str, Any]],
     audited_at: datetime,
-    partitions: Sequence[tuple[str, str, int, int, bool]],
+    table: str,
+    partitions: Sequence[tuple[str, int, int, bool]],
+    *,
+    whole: bool,
 ) -> None:
-    """Write down audited partitions: table, partition, rows in ClickHouse and Iceberg, equal."""
+    """Write down audited partitions: name, rows in ClickHouse and Iceberg, equal.
+
+    `whole`: they are all that the table has, so that others differ no more.
+    """
+    names = [partition for partition, *_ in partitions]
     with connection.transaction(), connection.cursor() as cursor:
         cursor.executemany(
             "insert into audits"
             " (audited_at, table_name, partition, clickhouse_rows, iceberg_rows, equal)"
             " values (%s, %s, %s, %s, %s, %s)",
-            [(audited_at, *partition) for partition in partitions],
+            [(audited_at, table, *partition) for partition in partitions],
+        )
+        cursor.execute(
+            "delete from audit_differences where table_name = %s and (%s or partition = any(%s))",
+            (table, whole, names),
+        )
+        cursor.executemany(
+            "insert into audit_differences"
+            " (audited_at, table_name, partition, clickhouse_rows, iceberg_rows)"
+            " values (%s, %s, %s, %s, %s) on conflict (table_name, partition) do update set"
+            " audited_at = excluded.audited_at, clickhouse_rows = excluded.clickhouse_rows,"
+            " iceberg_rows = excluded.iceberg_rows",
+            [
+                (audited_at, table, partition, here, there)
+                for partition, here, there, equal in partitions
+                if not equal
+            ],
         )
 
 

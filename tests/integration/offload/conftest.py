@@ -23,7 +23,7 @@ from k2.embedded.java import java_home
 from k2.embedded.spark import configure, spark_environment
 from k2.offload import watermark
 from k2.offload.catalog import ensure_table, load_table, open_catalog
-from k2.offload.claim import Claim, claim
+from k2.offload.claim import Claim, offload_claim
 from k2.offload.engine import Driver, Offload, run
 from k2.offload.lake import JvmLake
 from k2.offload.schema import Column, source_columns
@@ -136,7 +136,7 @@ class Bench:
 
     def offload(self, wrap: Callable[[LakeTable], LakeTable] | None = None) -> Offload:
         """One run of the offload, from claim to release."""
-        with claim(self.settings.postgres, self.name) as held:
+        with offload_claim(self.settings.postgres, self.name) as held:
             return run(self.driver(held, wrap))
 
     def iceberg(self) -> IcebergTable:
@@ -190,7 +190,13 @@ class Bench:
 
     def forget(self) -> None:
         """Forget a table of this name that another test had."""
-        for table in ("offload_watermarks", "offload_batches", "audits"):
+        for table in (
+            "offload_watermarks",
+            "offload_batches",
+            "offload_totals",
+            "audits",
+            "audit_differences",
+        ):
             self.sql(f"delete from {table} where table_name = %s", self.name)
         catalog, lake = open_catalog(self.settings), self.settings.lake
         if catalog.table_exists((lake.namespace, self.name)):

@@ -9,7 +9,7 @@ from k2.offload.claim import claim
 from k2.registry import Registry, registry
 from k2.status import TableStatus, table_statuses
 
-from .rows import candle, trade
+from .rows import candle, silver_trade, trade
 
 if TYPE_CHECKING:
     from .conftest import Bench
@@ -40,6 +40,15 @@ def test_lag_is_the_rows_beyond_the_watermark_and_the_age_of_the_oldest(bronze: 
     bronze.offload()
     one = status(bronze)
     assert (one.lag_rows, one.lag_seconds) == (0, 0)
+
+
+def test_a_trade_that_comes_again_does_not_wait(silver: Bench) -> None:
+    silver.insert([silver_trade(1, offset=1, arrival_rank=2)])
+    silver.offload()
+    silver.insert([silver_trade(1, offset=2, arrival_rank=1)])
+    assert (status(silver).lag_rows, status(silver).lag_seconds) == (0, 0)
+    silver.insert([silver_trade(2, offset=3, arrival_rank=1)])
+    assert status(silver).lag_rows == 1
 
 
 def test_the_last_batch_and_the_watermark_are_shown(bronze: Bench) -> None:
