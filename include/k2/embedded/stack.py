@@ -86,17 +86,25 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
                 _stop_everything(directory)
 
 
-def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) -> None:
-    """Start Airflow's services and wait until the DAG `medallion` is known.
+def start_airflow(
+    stack: Stack,
+    say: Callable[[str], None],
+    *,
+    scheduled: bool,
+    dag: str = "medallion",
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Start Airflow's services and wait until a DAG is known.
 
-    Not `scheduled`, the DAG runs only when it is triggered.
+    Not `scheduled`, the DAG runs only when it is triggered. `variables` are added to the services'
+    environment, and so to that of every task.
 
     Raises:
         StackError: a service ends or does not answer; the message names its log.
     """
     say("airflow starts (half a minute) ...")
     started = time.monotonic()
-    environment = stack.environment
+    environment = {**stack.environment, **(variables or {})}
     if not scheduled:
         environment["K2_SCHEDULE"] = ""
     airflow.prepare(stack.state, stack.directory, environment)
@@ -110,7 +118,7 @@ def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) 
             directory=PROJECT,
         )
         processes.note(stack.directory, services[name].pid)
-    _wait_for_airflow(stack, services)
+    _wait_for_airflow(stack, services, dag)
     say(f"airflow     {stack.airflow_address}  ({time.monotonic() - started:.0f} s)")
 
 
@@ -191,10 +199,12 @@ def start_clickhouse(directory: Path, state: StackState) -> int:
     return server.pid
 
 
-def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _wait_for_airflow(
+    stack: Stack, services: Mapping[str, subprocess.Popen[bytes]], dag: str
+) -> None:
     deadline = time.monotonic() + AIRFLOW_READY_SECONDS
     logs = stack.directory / "logs"
-    while not _knows_medallion(stack):
+    while not _knows(stack, dag):
         for name, process in services.items():
             if process.poll() is not None:
                 raise StackError(f"airflow {name} ended at once; see {logs}/airflow-{name}.log")
@@ -203,9 +213,9 @@ def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[byte
         time.sleep(0.5)
 
 
-def _knows_medallion(stack: Stack) -> bool:
+def _knows(stack: Stack, dag: str) -> bool:
     try:
-        return stack.airflow().has_dag("medallion")
+        return stack.airflow().has_dag(dag)
     except (StackError, httpx.HTTPError):
         return False
 

@@ -7,6 +7,7 @@ not repeated by the same reader on both sides.
 from __future__ import annotations
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from k2.offload.plan import (
 from k2.offload.schema import Column, source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
     from pyiceberg.catalog.sql import SqlCatalog
@@ -159,13 +160,20 @@ def _compare(
     lake = load_table(catalog, settings, table.name)
     token = lake_token(lake, table)
     absent = absent_sql(client, table, columns, lake)
-    source = dict(_clickhouse_sides(client, table, columns, absent, token, partitions))
+    with ThreadPoolExecutor(1) as beside:
+        # ClickHouse counts its side while this process counts the other one.
+        counting = beside.submit(
+            _clickhouse_sides, client, table, columns, absent, token, partitions
+        )
+        held = {
+            name: iceberg_side(lake, columns, _partition_filter(table.partition, name))
+            for name in (
+                lake_partitions(lake, table.partition) if partitions is None else partitions
+            )
+        }
+        source = counting.result()
     waiting, waiting_rows = _waiting(client, table, token)
-    names = (
-        sorted(source.keys() | dropped.keys() | lake_partitions(lake, table.partition))
-        if partitions is None
-        else sorted(partitions)
-    )
+    names = source.keys() | dropped.keys() | held.keys() if partitions is None else held.keys()
     return TableAudit(
         table.name,
         tuple(
@@ -173,11 +181,11 @@ def _compare(
                 table.name,
                 name,
                 source.get(name, Side()),
-                iceberg_side(lake, columns, _partition_filter(table.partition, name)),
+                held.get(name, Side()),
                 waiting=table.commit == "overwrite" and name in waiting,
                 dropped=Side(*dropped.get(name, ())),
             )
-            for name in names
+            for name in sorted(names)
         ),
         waiting_rows,
     )
@@ -190,16 +198,16 @@ def _clickhouse_sides(
     absent: Mapping[str, str],
     token: Token | None,
     partitions: Sequence[str] | None,
-) -> Iterator[tuple[str, Side]]:
+) -> dict[str, Side]:
     where = "0" if token is None else up_to_sql(table.cursor, token)
     if partitions is not None:
         where = f"{where} and {partition_bounds_sql(table.partition, partitions)}"
-    for name, rows, checksum in client.query(
+    found = client.query(
         f"select {partition_sql(table.partition)} as lake_partition, count(),"
         f" {checksum_sql(columns, of_source=True, absent=absent)}"
         f" from {source_sql(client, table)} where {where} group by lake_partition"
-    ).result_rows:
-        yield name, Side(rows, checksum)
+    ).result_rows
+    return {name: Side(rows, checksum) for name, rows, checksum in found}
 
 
 def absent_sql(
