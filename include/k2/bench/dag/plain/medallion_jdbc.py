@@ -14,10 +14,11 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, chain
 
+from k2 import bench
 from k2.registry import Layer, registry
+from k2.transform import DBT_PROJECT, build_layer
 
-PACKAGE = Path(__file__).resolve().parents[3]
-PROJECT = PACKAGE.parents[1]
+JOB = str(Path(bench.__file__).parent / "offload" / "jdbc_job.py")
 # By table, the query of all its rows.
 QUERIES = json.loads(Path(os.environ["K2_BENCH_QUERIES"]).read_text())
 
@@ -34,13 +35,13 @@ with DAG(
         with TaskGroup(layer.value) as group:
             dbt = BashOperator(
                 task_id="dbt",
-                bash_command=f"dbt build --select {layer.value} --exclude-resource-type unit_test",
-                cwd=str(PROJECT / "dbt_project"),
+                bash_command=f"dbt {' '.join(build_layer(layer.value))}",
+                cwd=str(DBT_PROJECT),
                 append_env=True,
             )
             offload = SparkSubmitOperator.partial(
                 task_id="offload",
-                application=str(PACKAGE / "bench" / "offload" / "jdbc_job.py"),
+                application=JOB,
                 conn_id="spark_default",
                 pool="offload",
                 map_index_template="{{ task.application_args[0] }}",
