@@ -85,8 +85,8 @@ def run_dbt_here(arguments: Sequence[str]) -> None:
     if done.success:
         return
     target = Path(os.environ.get("DBT_TARGET_PATH", "target"))
-    reason = done.exception or _failures(DBT_PROJECT / target / "run_results.json")
-    raise TransformError(f"dbt {' '.join(arguments)} failed: {reason}; the log above names it all")
+    reason = str(done.exception or _failures(DBT_PROJECT / target / "run_results.json"))
+    raise TransformError(f"dbt {' '.join(arguments)} failed: {' '.join(reason.split())}")
 
 
 def _stream(

@@ -26,6 +26,7 @@ from k2.registry import registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from k2.airflow_client import Airflow
     from k2.embedded.stack import Stack
 
 PLAIN_DAG: Final = "medallion_jdbc"
@@ -81,7 +82,12 @@ def measure_run(
         run_dag(stack, _silent, way.dag)
     fill(stack, trades, say)
     run = run_dag(stack, say, way.dag)
-    airflow = stack.airflow()
+    rows = lake.require_all_rows(stack.settings, [table.name for table in registry().tables])
+    return read_run(stack.airflow(), way, run, rows)
+
+
+def read_run(airflow: Airflow, way: Way, run: str, rows: int) -> DagRun:
+    """A run that has ended, as Airflow recorded it; `rows` are what it left in Iceberg."""
     started, ended = airflow.run_times(way.dag, run)
     tasks = tuple(
         Task(
@@ -93,7 +99,6 @@ def measure_run(
         for task in airflow.tasks(way.dag, run)
         if task.started and task.ended
     )
-    rows = lake.require_all_rows(stack.settings, [table.name for table in registry().tables])
     return DagRun(way.name, rows, round((ended - started).total_seconds(), 3), tasks)
 
 
