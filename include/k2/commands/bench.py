@@ -151,7 +151,8 @@ def dag(
 ) -> None:
     """Measure a run of the DAG against one with plain Spark jobs; write table and plot.
 
-    Two tables offloaded at once, and parsing the DAG files, are measured as well.
+    Two tables offloaded at once, and parsing the DAG files, are measured as well. A round takes
+    some ten minutes.
 
     Example: k2 bench dag --binance 200000 --kraken 1000
     """
