@@ -30,7 +30,6 @@ import os
 from pathlib import Path
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -41,7 +40,14 @@ from k2.registry import Layer, registry
 PROJECT = Path(__file__).resolve().parent.parent
 # Empty: the DAG runs only when it is triggered.
 SCHEDULE = os.environ.get("K2_SCHEDULE", "*/15 * * * *")
-DBT = "dbt build --select {layer} --exclude-resource-type unit_test"
+
+
+@task
+def dbt(layer: str) -> None:
+    """Build and test the models of a layer."""
+    from k2.transform import build_layer, run_dbt_here
+
+    run_dbt_here(build_layer(layer))
 
 
 # After dbt went well and every offload has ended, well or not: a table that stops stops no other.
@@ -96,12 +102,7 @@ with DAG(
     groups, offloads = [], []
     for layer in Layer:
         with TaskGroup(layer.value) as group:
-            dbt = BashOperator(
-                task_id="dbt",
-                bash_command=DBT.format(layer=layer.value),
-                cwd=str(PROJECT / "dbt_project"),
-                append_env=True,
-            )
+            built = dbt(layer.value)
             offload = SparkSubmitOperator.partial(
                 task_id="offload",
                 application=str(PROJECT / "include" / "k2" / "jobs" / "offload.py"),
@@ -112,8 +113,8 @@ with DAG(
                 post_execute=assets.offloaded,
             ).expand(application_args=[[table.name] for table in registry().layer(layer)])
             audited = audit(layer.value)
-            chain(dbt, offload, audited)
-            chain(dbt, audited)
+            chain(built, offload, audited)
+            chain(built, audited)
         groups.append(group)
         offloads.append(offload)
     # Last of all: nobody reads what is gone, neither Silver from Bronze nor a candle from Silver.

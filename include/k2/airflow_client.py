@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,18 @@ SHOWN = FINISHED | {"running", "up_for_retry", "upstream_failed", "skipped"}
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task instance of a run; a mapped one has an index, and a label once it has begun."""
+    """One task instance of a run; a mapped one has an index, and a label once it has begun.
+
+    `started` and `ended` are UTC; None while it has not.
+    """
 
     task: str
     index: int
     label: str
     state: str
     seconds: float | None
+    started: dt.datetime | None = None
+    ended: dt.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class Airflow:
         """The state of a run: queued, running, success or failed."""
         return str(self._call("GET", f"dags/{dag}/dagRuns/{run}")["state"])
 
+    def run_times(self, dag: str, run: str) -> tuple[dt.datetime, dt.datetime]:
+        """Start and end, UTC, of a run that has ended."""
+        answer = self._call("GET", f"dags/{dag}/dagRuns/{run}")
+        return (
+            dt.datetime.fromisoformat(answer["start_date"]),
+            dt.datetime.fromisoformat(answer["end_date"]),
+        )
+
     def tasks(self, dag: str, run: str) -> list[TaskState]:
         """The task instances of a run."""
         answer = self._call("GET", f"dags/{dag}/dagRuns/{run}/taskInstances?limit=200")
@@ -60,6 +74,8 @@ class Airflow:
                 label=item.get("rendered_map_index") or "",
                 state=item["state"] or "waiting",
                 seconds=item["duration"],
+                started=_time(item["start_date"]),
+                ended=_time(item["end_date"]),
             )
             for item in answer["task_instances"]
         ]
@@ -125,3 +141,7 @@ def follow(
             yield TaskState("", -1, "", state, None)
             return
         sleep(interval)
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    return None if text is None else dt.datetime.fromisoformat(text)

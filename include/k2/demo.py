@@ -48,26 +48,27 @@ def prepare(
     start_airflow(stack, say, scheduled=scheduled)
 
 
-def run_medallion(stack: Stack, say: Callable[[str], None]) -> None:
-    """Trigger the DAG through the scheduler and show each task as it changes.
+def run_dag(stack: Stack, say: Callable[[str], None], dag: str = DAG) -> str:
+    """Trigger the DAG through the scheduler and show each task as it changes; the run's id.
 
     Raises:
         RunFailedError: the run failed; the message says where its logs are.
     """
     airflow = stack.airflow()
-    airflow.unpause(DAG)
-    run = airflow.trigger(DAG)
-    say(f"run {run}: {stack.airflow_address}/dags/{DAG}/runs/{run}")
+    airflow.unpause(dag)
+    run = airflow.trigger(dag)
+    say(f"run {run}: {stack.airflow_address}/dags/{dag}/runs/{run}")
     last = None
-    for last in follow(airflow, DAG, run):
+    for last in follow(airflow, dag, run):
         if last.task:
             label = f"{last.task} {last.label}".rstrip()
             seconds = "" if last.seconds is None else f"{last.seconds:6.1f} s"
             say(f"  {last.state:<10} {label:<40} {seconds}".rstrip())
     if last is None or last.state != "success":
         raise RunFailedError(
-            f"the run of {DAG} failed; its logs are in {stack.directory / 'airflow' / 'logs'}"
+            f"the run of {dag} failed; its logs are in {stack.directory / 'airflow' / 'logs'}"
         )
+    return run
 
 
 def results(settings: Settings, registry: Registry) -> list[TableResult]:

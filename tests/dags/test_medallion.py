@@ -175,11 +175,8 @@ def test_offloads_share_a_pool_and_run_the_job(dag: Any) -> None:
 
 def test_dbt_builds_the_layer_it_is_named_after(dag: Any) -> None:
     for layer in LAYERS:
-        operator = dag.task_dict[f"{layer}.dbt"]
-        assert operator.bash_command.startswith("dbt ")
-        assert f"--select {layer}" in operator.bash_command
-        assert (Path(operator.cwd) / "dbt_project.yml").is_file()
-        assert (Path(operator.cwd) / "models" / layer).is_dir()
+        assert list(dag.task_dict[f"{layer}.dbt"].op_args) == [layer]
+        assert (PROJECT / "dbt_project" / "models" / layer).is_dir()
 
 
 # Order.

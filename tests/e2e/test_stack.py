@@ -15,6 +15,9 @@ import pytest
 
 from k2 import airflow_client
 from k2.assets import asset_of
+from k2.bench.dag.measure import K2, read_run
+from k2.bench.dag.spans import BETWEEN, DagRun, breakdown
+from k2.bench.lake import require_all_rows
 from k2.embedded.state import running_owner
 
 from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
@@ -41,6 +44,7 @@ class Story:
     lake_before: dict[str, tuple[int, int]]
     again: dict[str, Any]
     lake_again: dict[str, tuple[int, int]]
+    measured: DagRun
     cleared: dict[str, Any]
     lake_cleared: dict[str, tuple[int, int]]
     second_stack: subprocess.CompletedProcess[str]
@@ -73,6 +77,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
         run = user.airflow().trigger("medallion")
         _require_success(user.airflow(), run)
         again, lake_again = user.contents(), user.lake()
+        measured = read_run(user.airflow(), K2, run, require_all_rows(user.settings, TABLES))
         user.airflow().clear("medallion", run)
         _require_success(user.airflow(), run)
         return Story(
@@ -83,6 +88,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             lake_before=lake_before,
             again=again,
             lake_again=lake_again,
+            measured=measured,
             cleared=user.contents(),
             lake_cleared=user.lake(),
             second_stack=user.run("up"),
@@ -169,6 +175,15 @@ def test_each_offload_has_updated_the_asset_of_its_table(story: Story) -> None:
 def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.left_running == []
     assert story.owner_after is None
+
+
+def test_a_run_is_measured_as_airflow_recorded_it(story: Story) -> None:
+    run = story.measured
+    labels = sorted(task.label for task in run.tasks if task.kind == "offload")
+    assert labels == sorted(TABLES)
+    assert all(0 <= task.began < task.ended <= run.seconds for task in run.tasks)
+    assert set(breakdown(run)) == {"dbt", "offload", "audit", "retention", BETWEEN}
+    assert run.rows == sum(rows for rows, _ in story.lake_again.values())
 
 
 def _require_success(airflow: airflow_client.Airflow, run: str) -> None:

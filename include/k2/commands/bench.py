@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from k2 import terminal
 from k2.commands.common import HELP, Json
 from k2.embedded.state import running_owner, state_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k2.embedded.stack import Stack
 
 bench = typer.Typer(
     context_settings=HELP,
@@ -124,23 +130,69 @@ def offload(
     from k2.bench import page
     from k2.bench.offload import report
     from k2.bench.offload.measure import measure
+
+    measured = []
+    with _throwaway_stack("offload") as stack:
+        measurement = page.measurement(_now())
+        for one in measure(stack, rows=rows, large=large, repeat=repeat, say=terminal.say):
+            measured.append(one)
+            terminal.say(f"  {one.way}: {one.transfer_seconds:.1f} of {one.job_seconds:.1f} s")
+    report.write_report(output, measured, measurement)
+    terminal.show_table("Offload", report.COLUMNS, report.summary(measured))
+    terminal.show_table("Ratios", report.RATIO_COLUMNS, report.ratios(measured))
+
+
+@bench.command()
+def dag(
+    binance: Annotated[int, typer.Option(min=1, help="New trades of Binance.")] = 3_800_000,
+    kraken: Annotated[int, typer.Option(min=1, help="New trades of Kraken.")] = 19_000,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 1,
+    output: Output = Path("docs/benchmarks"),
+) -> None:
+    """Measure a run of the DAG against one with plain Spark jobs; write table and plot.
+
+    Two tables offloaded at once, and parsing the DAG files, are measured as well. A round takes
+    some ten minutes.
+
+    Example: k2 bench dag --binance 200000 --kraken 1000
+    """
+    from k2.bench import page
+    from k2.bench.dag import measure, pair, parsing, report
+
+    trades = {"binance": binance, "kraken": kraken}
+    measurement = page.measurement(_now())
+    parsed = parsing.measure_parsing()
+    with _throwaway_stack("dag") as stack:
+        measure.prepare(stack, terminal.say)
+        measure.fill(stack, trades, terminal.say)
+        pairs = [pair.measure_pair(stack) for _ in range(repeat)]
+    runs = []
+    for number in range(1, repeat + 1):
+        for way in measure.WAYS:
+            terminal.say(f"round {number} of {repeat}: {way.name}")
+            with _throwaway_stack("dag") as stack:
+                measure.prepare(stack, terminal.say)
+                runs.append(measure.measure_run(stack, way, trades, terminal.say))
+    results = report.Results(runs, pairs, parsed)
+    report.write_report(output, results, measurement)
+    terminal.show_table("Runs", report.RUN_COLUMNS, report.summary(results))
+    terminal.show_table("Spent", report.SPENT_COLUMNS, report.spent(results))
+    terminal.show_table("Targets", report.TARGET_COLUMNS, report.targets(results))
+
+
+@contextmanager
+def _throwaway_stack(name: str) -> Iterator[Stack]:
+    """Running engines on an empty folder of their own, which is removed afterwards."""
     from k2.embedded.stack import running_engines, stop
 
-    directory = state_directory() / "offload"
-    measured = []
+    directory = state_directory() / name
     if running_owner(directory) is None:
         # What a killed run has left would be counted.
         stop(directory)
         shutil.rmtree(directory, ignore_errors=True)
     with running_engines(directory, terminal.say) as stack:
-        measurement = page.measurement(_now())
-        for one in measure(stack, rows=rows, large=large, repeat=repeat, say=terminal.say):
-            measured.append(one)
-            terminal.say(f"  {one.way}: {one.transfer_seconds:.1f} of {one.job_seconds:.1f} s")
+        yield stack
     shutil.rmtree(directory, ignore_errors=True)
-    report.write_report(output, measured, measurement)
-    terminal.show_table("Offload", report.COLUMNS, report.summary(measured))
-    terminal.show_table("Ratios", report.RATIO_COLUMNS, report.ratios(measured))
 
 
 def _now() -> dt.datetime:

@@ -45,14 +45,14 @@ def demo(
 
     Example: k2 demo --trades binance:XRPETH=XRPETH-aggTrades.csv
     """
-    from k2.demo import prepare, results, run_medallion
+    from k2.demo import prepare, results, run_dag
     from k2.embedded.stack import running_engines
 
     files = trades_files(trades)
     with running_engines(state_directory(), terminal.say) as stack:
         prepare(stack, registry(), terminal.say, scheduled=False)
         feed(stack.settings, files, Simulation(seed, count, hours), skip_bad=skip_bad)
-        run_medallion(stack, terminal.say)
+        run_dag(stack, terminal.say)
         tables = results(stack.settings, registry())
     if json:
         terminal.show_json(tables)

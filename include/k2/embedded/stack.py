@@ -29,7 +29,7 @@ from k2.errors import StackError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from k2.settings import Settings
@@ -87,17 +87,25 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
                 _stop_everything(directory)
 
 
-def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) -> None:
+def start_airflow(
+    stack: Stack,
+    say: Callable[[str], None],
+    *,
+    scheduled: bool,
+    dags: Sequence[str] = DAGS,
+    variables: Mapping[str, str] | None = None,
+) -> None:
     """Start Airflow's services and wait until the DAGs are known.
 
-    Not `scheduled`, a DAG runs only when it is triggered.
+    Not `scheduled`, a DAG runs only when it is triggered. `variables` are added to the services'
+    environment, and so to that of every task.
 
     Raises:
         StackError: a service ends or does not answer; the message names its log.
     """
     say("airflow starts (half a minute) ...")
     started = time.monotonic()
-    environment = stack.environment
+    environment = {**stack.environment, **(variables or {})}
     if not scheduled:
         environment |= {"K2_SCHEDULE": "", "K2_MAINTENANCE_SCHEDULE": ""}
     airflow.prepare(stack.state, stack.directory, environment)
@@ -111,7 +119,7 @@ def start_airflow(stack: Stack, say: Callable[[str], None], *, scheduled: bool) 
             directory=PROJECT,
         )
         processes.note(stack.directory, services[name].pid)
-    _wait_for_airflow(stack, services)
+    _wait_for_airflow(stack, services, dags)
     say(f"airflow     {stack.airflow_address}  ({time.monotonic() - started:.0f} s)")
 
 
@@ -192,10 +200,12 @@ def start_clickhouse(directory: Path, state: StackState) -> int:
     return server.pid
 
 
-def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _wait_for_airflow(
+    stack: Stack, services: Mapping[str, subprocess.Popen[bytes]], dags: Sequence[str]
+) -> None:
     deadline = time.monotonic() + AIRFLOW_READY_SECONDS
     logs = stack.directory / "logs"
-    while not _knows_dags(stack):
+    while not _know(stack, dags):
         for name, process in services.items():
             if process.poll() is not None:
                 raise StackError(f"airflow {name} ended at once; see {logs}/airflow-{name}.log")
@@ -204,9 +214,9 @@ def _wait_for_airflow(stack: Stack, services: Mapping[str, subprocess.Popen[byte
         time.sleep(0.5)
 
 
-def _knows_dags(stack: Stack) -> bool:
+def _know(stack: Stack, dags: Sequence[str]) -> bool:
     try:
-        return all(stack.airflow().has_dag(dag) for dag in DAGS)
+        return all(stack.airflow().has_dag(dag) for dag in dags)
     except (StackError, httpx.HTTPError):
         return False
 

@@ -6,6 +6,7 @@ not repeated by the same reader on both sides.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from k2.offload.schema import Column, source_columns
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
     from pyiceberg.catalog.sql import SqlCatalog
@@ -170,13 +171,18 @@ def _compare(
     compared = f"{compared} and {kept_sql(table.partition, since)}"
     if partitions is not None:
         compared = f"{compared} and {partition_bounds_sql(table.partition, partitions)}"
-    source = dict(_clickhouse_sides(client, table, columns, absent, compared))
+    with ThreadPoolExecutor(1) as beside:
+        # ClickHouse counts its side while this process counts the other one.
+        counting = beside.submit(_clickhouse_sides, client, table, columns, absent, compared)
+        held = {
+            name: iceberg_side(lake, columns, _partition_filter(table.partition, name))
+            for name in (
+                lake_partitions(lake, table.partition) if partitions is None else partitions
+            )
+        }
+        source = counting.result()
     waiting, waiting_rows = _waiting(client, table, token)
-    names = (
-        sorted(source.keys() | dropped.keys() | lake_partitions(lake, table.partition))
-        if partitions is None
-        else sorted(partitions)
-    )
+    names = source.keys() | dropped.keys() | held.keys() if partitions is None else held.keys()
     return TableAudit(
         table.name,
         tuple(
@@ -184,11 +190,11 @@ def _compare(
                 table.name,
                 name,
                 source.get(name, Side()),
-                iceberg_side(lake, columns, _partition_filter(table.partition, name)),
+                held.get(name, Side()),
                 waiting=table.commit == "overwrite" and name in waiting,
                 dropped=Side(*dropped.get(name, ())),
             )
-            for name in names
+            for name in sorted(names)
             if is_kept(table.partition, name, since)
         ),
         waiting_rows,
@@ -201,13 +207,13 @@ def _clickhouse_sides(
     columns: Sequence[Column],
     absent: Mapping[str, str],
     where: str,
-) -> Iterator[tuple[str, Side]]:
-    for name, rows, checksum in client.query(
+) -> dict[str, Side]:
+    found = client.query(
         f"select {partition_sql(table.partition)} as lake_partition, count(),"
         f" {checksum_sql(columns, of_source=True, absent=absent)}"
         f" from {source_sql(client, table)} where {where} group by lake_partition"
-    ).result_rows:
-        yield name, Side(rows, checksum)
+    ).result_rows
+    return {name: Side(rows, checksum) for name, rows, checksum in found}
 
 
 def absent_sql(

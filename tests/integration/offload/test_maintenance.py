@@ -371,7 +371,7 @@ def test_an_intent_that_cannot_be_read_keeps_every_file(
 
 
 def forget(bench: Bench, *, days: float, keeping: int | None = 30) -> dict[str, Any]:
-    """The step of the retention alone, so many days after the first trade; rows before and after."""
+    """Retention alone, so many days after the first trade; rows before and after."""
     bench, before = bench.with_table(lake_retention_days=keeping), len(bench.lake_rows())
     with watermark.connect(bench.settings.postgres) as postgres:
         now = days_until(START + dt.timedelta(days=days))

@@ -1,4 +1,4 @@
-"""Trades of Binance in Bronze: simulated ones, then as many copies of them as it takes."""
+"""Trades in Bronze: simulated ones, then as many copies of Binance's as it takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from k2.clickhouse import quote_identifier
 from k2.ingest.messages import messages
 from k2.ingest.replay import feed
 from k2.ingest.simulation import Simulation
-from k2.ingest.simulator import simulate
+from k2.ingest.simulator import MARKETS, simulate
 from k2.offload.watermark import DATABASE
 from k2.registry import registry
 
@@ -22,27 +22,34 @@ if TYPE_CHECKING:
 
 EXCHANGE: Final = "binance"
 TABLE: Final = "bronze_trades_binance"
-# The simulator's trades over all exchanges, for each of Binance, with something to spare.
-_OF_ALL: Final = 1.5
+# The simulator draws trades of all exchanges: so many more than an exchange's share needs.
+_SPARE: Final = 1.05
+_SPARE_TRADES: Final = 1_000
 _SPAN_MS: Final = int(Simulation.hours * 3_600_000)
 
 
 def simulate_trades(
-    client: Client, settings: Settings, trades: int, progress: Callable[[int, float], None]
+    client: Client,
+    settings: Settings,
+    trades: int,
+    progress: Callable[[int, float], None] | None = None,
+    *,
+    exchange: str = EXCHANGE,
 ) -> None:
     """Feed so many simulated trades, as raw messages, through the views into Bronze."""
+    share = sum(market.share for market in MARKETS if market.exchange == exchange)
     everything = simulate(
         Simulation.seed,
-        int(trades * _OF_ALL),
+        int(trades / share * _SPARE) + _SPARE_TRADES,
         Simulation.start,
         Simulation.hours,
-        exchange=EXCHANGE,
+        exchange=exchange,
     )
     feed(
         client,
         registry(),
-        EXCHANGE,
-        messages(EXCHANGE, itertools.islice(everything, trades)),
+        exchange,
+        messages(exchange, itertools.islice(everything, trades)),
         conninfo=settings.postgres.conninfo(DATABASE),
         progress=progress,
     )

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k2 import terminal
+from k2.bench import lake
 from k2.bench.offload import ways
 from k2.bench.offload.data import EXCHANGE, TABLE, copy_trades, simulate_trades
 from k2.bench.offload.meter import Meter, Usage
 from k2.clickhouse import connect
 from k2.embedded.stack import clickhouse_process
-from k2.errors import K2Error
 from k2.ingest.bronze import create_bronze
 from k2.offload import watermark
-from k2.offload.catalog import ensure_table, load_table, open_catalog
 from k2.offload.plan import next_upper, plan_batch
 from k2.offload.schema import source_columns
 from k2.offload.unload import local_path, unload
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     from k2.bench.offload.ways import Way
     from k2.embedded.stack import Stack
     from k2.registry import Table
-
-
-class WrongRowsError(K2Error):
-    """A way left other rows in Iceberg than ClickHouse has."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +111,13 @@ class _Bench:
 
     def run(self, way: Way, rows: int) -> Measured:
         """All rows into an empty Iceberg table."""
-        self._empty_lake()
+        lake.empty(self.stack.settings, self.client, self.table)
         usage, output = self.meter.run(way.command, way.environment)
-        there, size = self._lake_rows_and_bytes()
+        there, size = lake.rows_and_bytes(self.stack.settings, self.table.name)
         if there != rows:
-            raise WrongRowsError(f"{way.name}: {there:,} rows in Iceberg, {rows:,} in ClickHouse")
+            raise lake.WrongRowsError(
+                f"{way.name}: {there:,} rows in Iceberg, {rows:,} in ClickHouse"
+            )
         return _measured(way.name, rows, way.transfer_seconds(output), usage, size)
 
     def start(self, way: Way) -> Measured:
@@ -158,29 +155,6 @@ class _Bench:
         finally:
             shutil.rmtree(local_path(directory), ignore_errors=True)
         return _measured(ways.FLOOR, rows, usage.seconds, usage, size)
-
-    def _lake_rows_and_bytes(self) -> tuple[int, int]:
-        settings = self.stack.settings
-        snapshot = load_table(open_catalog(settings), settings, self.table.name).current_snapshot()
-        summary = snapshot.summary if snapshot else None
-        if summary is None:
-            return 0, 0
-        return int(summary["total-records"] or 0), int(summary["total-files-size"] or 0)
-
-    def _empty_lake(self) -> None:
-        """The Iceberg table as `k2 init` makes it: without rows, and without a watermark."""
-        settings, catalog = self.stack.settings, open_catalog(self.stack.settings)
-        name = (settings.lake.namespace, self.table.name)
-        if catalog.table_exists(name):
-            location = catalog.load_table(name).location()
-            catalog.drop_table(name)
-            shutil.rmtree(local_path(location), ignore_errors=True)
-        ensure_table(catalog, settings, self.table, source_columns(self.client, self.table))
-        with watermark.connect(settings.postgres) as connection:
-            for own in ("offload_watermarks", "offload_batches"):
-                connection.execute(
-                    f"delete from {own} where table_name = %s".encode(), (self.table.name,)
-                )
 
 
 def _measured(way: str, rows: int, transfer_seconds: float, usage: Usage, size: int) -> Measured:

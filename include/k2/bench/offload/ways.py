@@ -79,23 +79,23 @@ def scan(stack: Stack, table: Table) -> Way:
 
 def jdbc(stack: Stack, table: Table, client: Client) -> Way:
     """What the replaced platform did: Spark over JDBC in one partition, and an Iceberg append."""
-    command = _jdbc_command(table, _query(client, table))
-    return Way(JDBC, command, _plain_environment(stack), _reported_seconds)
+    command = _jdbc_command(table, all_rows_query(client, table))
+    return Way(JDBC, command, plain_environment(stack), _reported_seconds)
 
 
 def pyiceberg(stack: Stack, table: Table, client: Client) -> Way:
     """Arrow into PyIceberg's append."""
     job = (sys.executable, "-m", "k2.bench.offload.pyiceberg_job", table.name)
-    command = (*job, _query(client, table))
+    command = (*job, all_rows_query(client, table))
     return Way(PYICEBERG, command, stack.environment, _reported_seconds)
 
 
 def plain_start(stack: Stack, table: Table) -> Way:
     """A plain spark-submit that opens a session and the table, and moves nothing."""
-    return Way(PLAIN_START, _jdbc_command(table, ""), _plain_environment(stack), _nothing)
+    return Way(PLAIN_START, _jdbc_command(table, ""), plain_environment(stack), _nothing)
 
 
-def _query(client: Client, table: Table) -> str:
+def all_rows_query(client: Client, table: Table) -> str:
     """All rows, with the values that the Iceberg table takes."""
     columns = source_columns(client, table)
     names = ", ".join(quote_identifier(column.name) for column in columns)
@@ -106,7 +106,7 @@ def _jdbc_command(table: Table, query: str) -> tuple[str, ...]:
     return tuple(submit_command(Path(jdbc_job.__file__), table.name, query, cores=CORES))
 
 
-def _plain_environment(stack: Stack) -> dict[str, str]:
+def plain_environment(stack: Stack) -> dict[str, str]:
     """Spark as it comes, with the jars and the memory that the replaced platform gave it."""
     jars, configuration = stack.directory / "jdbc-jars", stack.directory / "plain-spark"
     fetch(jars, stack.java, [JDBC_JAR])
