@@ -5,7 +5,7 @@
     indexes=[
         {'name': 'timestamp_range', 'definition': 'timestamp type minmax granularity 1'},
         {'name': 'ingestion_range', 'definition': 'ingestion_timestamp type minmax granularity 1'},
-        {'name': 'offset_range', 'definition': 'kafka_offset type minmax granularity 1'},
+        {'name': 'log_range', 'definition': '(exchange, kafka_partition, kafka_offset) type minmax granularity 1'},
     ],
     settings={'index_granularity': 2048},
 ) }}
