@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from k2.bench.offload.ways import Way
     from k2.embedded.stack import Stack
     from k2.registry import Table
+    from k2.settings import Settings
 
 
 class WrongRowsError(K2Error):
@@ -118,7 +119,7 @@ class _Bench:
         """All rows into an empty Iceberg table."""
         self._empty_lake()
         usage, output = self.meter.run(way.command, way.environment)
-        there, size = self._lake_rows_and_bytes()
+        there, size = lake_rows_and_bytes(self.stack.settings, self.table.name)
         if there != rows:
             raise WrongRowsError(f"{way.name}: {there:,} rows in Iceberg, {rows:,} in ClickHouse")
         return _measured(way.name, rows, way.transfer_seconds(output), usage, size)
@@ -159,14 +160,6 @@ class _Bench:
             shutil.rmtree(local_path(directory), ignore_errors=True)
         return _measured(ways.FLOOR, rows, usage.seconds, usage, size)
 
-    def _lake_rows_and_bytes(self) -> tuple[int, int]:
-        settings = self.stack.settings
-        snapshot = load_table(open_catalog(settings), settings, self.table.name).current_snapshot()
-        summary = snapshot.summary if snapshot else None
-        if summary is None:
-            return 0, 0
-        return int(summary["total-records"] or 0), int(summary["total-files-size"] or 0)
-
     def _empty_lake(self) -> None:
         """The Iceberg table as `k2 init` makes it: without rows, and without a watermark."""
         settings, catalog = self.stack.settings, open_catalog(self.stack.settings)
@@ -181,6 +174,15 @@ class _Bench:
                 connection.execute(
                     f"delete from {own} where table_name = %s".encode(), (self.table.name,)
                 )
+
+
+def lake_rows_and_bytes(settings: Settings, name: str) -> tuple[int, int]:
+    """What a table of the lake holds."""
+    snapshot = load_table(open_catalog(settings), settings, name).current_snapshot()
+    summary = snapshot.summary if snapshot else None
+    if summary is None:
+        return 0, 0
+    return int(summary["total-records"] or 0), int(summary["total-files-size"] or 0)
 
 
 def _measured(way: str, rows: int, transfer_seconds: float, usage: Usage, size: int) -> Measured:
