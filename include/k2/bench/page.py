@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
+
+from k2.terminal import say
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -19,12 +24,17 @@ if TYPE_CHECKING:
 
 _BEGIN: Final = "<!-- made by {command} -->"
 _END: Final = "<!-- end of {command} -->"
+_MEASURED: Final = "Measured "
 
 
 def measurement(when: dt.datetime) -> dict[str, Any]:
-    """The head of a measurement that begins now (UTC): the machine, and how busy it was before."""
+    """The head of a measurement that begins now (UTC).
+
+    The command as it was given, the machine, and how busy it was before.
+    """
     return {
         "measured_at": f"{when:%Y-%m-%d %H:%M} UTC",
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
@@ -38,10 +48,11 @@ def measurement(when: dt.datetime) -> dict[str, Any]:
 
 
 def where(measured: dict[str, Any]) -> str:
-    """A sentence on time and machine of a measurement."""
+    """A sentence on time, command and machine of a measurement."""
     here = measured["machine"]
     return (
-        f"Measured {measured['measured_at']} on {here['cores']} cores of {here['cpu']}, "
+        f"{_MEASURED}{measured['measured_at']} by `{measured['command']}` on {here['cores']} cores "
+        f"of {here['cpu']}, "
         f"{here['memory_gb']} GB, {here['system']}; load average before: {here['load_before']}."
     )
 
@@ -55,12 +66,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str
 
 
 def write_section(output: Path, command: str, lines: Iterable[str]) -> None:
-    """Put a command's section into the page beside a directory of results, `{output}.md`."""
+    """Put a command's section into the page beside a directory of results, `{output}.md`.
+
+    A section that was there, perhaps of a longer run, is replaced, and it is said what is gone.
+    """
     page = output.with_name(f"{output.name}.md")
     begin, end = _BEGIN.format(command=command), _END.format(command=command)
     text = page.read_text() if page.exists() else "# Benchmarks\n"
     before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
+    old, closed, after = rest.partition(end)
+    for was in re.findall(rf"^{_MEASURED}.*$", old, re.MULTILINE):
+        say(f"{page.name}: the section of '{command}' is made anew; the one before was: {was}")
     if not (found and closed):
         before, after = text.rstrip("\n") + "\n\n", "\n"
     section = "\n".join(lines)

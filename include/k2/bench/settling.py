@@ -12,11 +12,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from k2.bench import history
 from k2.bench.page import table, where, write_document, write_section
 from k2.clickhouse import connect, quote_identifier
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
-from k2.transform import run_dbt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 TABLE_TRADES = (1_000_000, 40_000_000)
 NEW_TRADES = 20_000
-# Days over which the history was ingested; the time that the new trades span.
-DAYS = 30
-INTERVAL = dt.timedelta(minutes=15)
-# What dbt selects: all that candles are made from and shown by; their settled tables.
-CANDLES = ("--select", "path:models/gold/live", "+path:models/gold/views")
-SETTLED = ("--select", "path:models/gold/settled")
 
 JSON_NAME = "settling.json"
 COLUMNS = (
@@ -45,53 +39,6 @@ COLUMNS = (
     "MB read",
     "seconds",
 )
-
-# Markets share the trades unevenly: the first of the twenty has a fifth of them. One new trade in
-# fifty is late, by up to a week; the others come in the order of their ids.
-_COLUMNS = """
-    exchange_timestamp, sequence_number, symbol, side, price, quantity, quote_volume, event_time,
-    kafka_offset, kafka_partition, ingestion_timestamp
-"""
-_TRADES = f"""
-    insert into bronze_trades_binance ({_COLUMNS})
-    with
-        cityHash64(number) as dice,
-        toUInt16(floor(20 * pow((dice % 10007) / 10007, 2))) as market,
-        toFloat64(number - {{first:UInt64}}) / {{count:UInt64}} as elapsed,
-        fromUnixTimestamp64Milli(
-            {{start:Int64}} + toInt64(elapsed * {{span:Int64}}), 'UTC'
-        ) as arrived_at,
-        if(
-            {{late:UInt8}} and dice % 50 = 0,
-            arrived_at - toIntervalSecond(intDiv(dice, 50) % 604800),
-            arrived_at
-        ) as traded_at,
-        toDecimal64(100 + market, 8) + toDecimal64(intDiv(dice, 64) % 1000, 8) / 100 as price,
-        toDecimal64(1 + intDiv(dice, 4096) % 500, 8) / 100 as quantity
-    select
-        traded_at,
-        number,
-        format('M{{}}USDT', toString(market)),
-        if(bitAnd(dice, 1) = 1, 'buy', 'sell'),
-        price,
-        quantity,
-        toDecimal64(price * quantity, 8),
-        traded_at,
-        number,
-        0,
-        arrived_at
-    from numbers({{first:UInt64}}, {{count:UInt64}})
-"""
-_AGAIN = f"""
-    insert into bronze_trades_binance ({_COLUMNS})
-    select
-        * replace (
-            1 as kafka_partition,
-            ingestion_timestamp + toIntervalMillisecond(1) as ingestion_timestamp
-        )
-    from bronze_trades_binance
-    where kafka_partition = 0 and kafka_offset >= {{first:UInt64}} and kafka_offset % 100 = 0
-"""
 
 
 @dataclass(frozen=True)
@@ -157,30 +104,19 @@ def _settle_on_history(
     now: Callable[[], dt.datetime],
     say: Callable[[str], object],
 ) -> Settling:
-    _dbt(settings, state, "build", *CANDLES, "--exclude-resource-type", "test", "unit_test")
+    history.build(settings, state)
     with connect(settings.clickhouse) as client:
-        say(f"{trades:,} trades of {DAYS} days go to Silver ...")
-        end = now() - INTERVAL
-        for day in range(DAYS):
-            first, last = trades * day // DAYS, trades * (day + 1) // DAYS
-            start = end - dt.timedelta(days=DAYS - day)
-            _insert_trades(client, first, last - first, start, dt.timedelta(days=1), late=False)
+        say(f"{trades:,} trades of {history.DAYS} days go to Silver ...")
+        end = now() - history.INTERVAL
+        history.fill(client, trades, end)
         say("their candles are settled ...")
-        _dbt(settings, state, "run", *SETTLED)
+        history.settle(settings, state)
         # As if that run had been when the history ended.
-        _dbt(
-            settings,
-            state,
-            "run-operation",
-            "rewind_settlement",
-            "--args",
-            f"since: '{end:%F %T}.000'",
-        )
+        history.rewind(settings, state, end)
         say(f"{new_trades:,} trades more are settled ...")
-        _insert_trades(client, trades, new_trades, end, INTERVAL, late=True)
-        client.command(_AGAIN, parameters={"first": trades})
+        history.add_interval(client, trades, new_trades, end)
         rows, size, candles = _counters(client)
-        _dbt(settings, state, "run", *SETTLED)
+        history.settle(settings, state)
         rows_after, size_after, candles_after = _counters(client)
     seconds, seconds_by_model = _seconds(state)
     return Settling(
@@ -191,30 +127,6 @@ def _settle_on_history(
         bytes_read=size_after - size,
         seconds=seconds,
         seconds_by_model=seconds_by_model,
-    )
-
-
-def _insert_trades(
-    client: Client,
-    first: int,
-    count: int,
-    start: dt.datetime,
-    span: dt.timedelta,
-    *,
-    late: bool,
-) -> None:
-    """Insert trades that arrive evenly from `start` on; `first` is the id of the first of them."""
-    millisecond = dt.timedelta(milliseconds=1)
-    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    client.command(
-        _TRADES,
-        parameters={
-            "first": first,
-            "count": count,
-            "start": (start - epoch) // millisecond,
-            "span": span // millisecond,
-            "late": int(late),
-        },
     )
 
 
@@ -230,10 +142,6 @@ def _counters(client: Client) -> tuple[int, int, int]:
             )
     """).result_rows[0]
     return rows, size, candles
-
-
-def _dbt(settings: Settings, state: Path, *arguments: str) -> None:
-    run_dbt([*arguments, "--quiet"], settings, state=state)
 
 
 def _seconds(state: Path) -> tuple[float, dict[str, float]]:

@@ -95,9 +95,10 @@ def settling(
     from k2.bench import page
     from k2.bench import settling as settlings
     from k2.embedded.stack import running_engines
+    from k2.embedded.state import FREE_PORTS
 
     sizes = [int(text) for text in table_trades.split(",")]
-    with running_engines(state_directory() / "settling", terminal.say) as stack:
+    with running_engines(state_directory() / "settling", terminal.say, FREE_PORTS) as stack:
         measurement = page.measurement(_now())
         measured = list(
             settlings.measure(
@@ -112,6 +113,46 @@ def settling(
     settlings.write_report(output, measured, measurement)
     rows = settlings.summary(measured)
     terminal.show_table("Settling all six timeframes", settlings.COLUMNS, rows)
+
+
+@bench.command()
+def incremental(
+    new_trades: Annotated[
+        int, typer.Option(min=1, help="Trades of a quarter of an hour.")
+    ] = 20_000,
+    table_trades: Annotated[
+        str, typer.Option(help="Trades that the tables hold before, comma separated.")
+    ] = "1000000,40000000",
+    repeat: Annotated[int, typer.Option(min=1, help="Quarters of an hour.")] = 5,
+    output: Output = Path("docs/benchmarks"),
+) -> None:
+    """Measure the offload of 15 minutes of rows out of a small table and a large one; write tables.
+
+    Example: k2 bench incremental --table-trades 1000000,4000000 --repeat 2
+    """
+    from k2.bench import page
+    from k2.bench.incremental import measure, report
+
+    with _emptied(state_directory() / "incremental") as directory:
+        measurement = page.measurement(_now())
+        measured = []
+        for one in measure.measure(
+            directory,
+            now=_now,
+            table_trades=[int(text) for text in table_trades.split(",")],
+            new_trades=new_trades,
+            repeat=repeat,
+            say=terminal.say,
+        ):
+            measured.append(one)
+            terminal.say(
+                f"  {one.table}, {one.table_trades:,} trades: {one.rows:,} rows,"
+                f" {one.run_seconds:.1f} of {one.job_seconds:.1f} s"
+            )
+    report.write_report(output, measured, measurement)
+    terminal.show_table("Incremental offload", report.COLUMNS, report.summary(measured))
+    terminal.show_table("Seconds of the steps", report.STEP_COLUMNS, report.steps(measured))
+    terminal.show_table("Ratios", report.RATIO_COLUMNS, report.ratios(measured))
 
 
 @bench.command()
@@ -180,18 +221,53 @@ def dag(
     terminal.show_table("Targets", report.TARGET_COLUMNS, report.targets(results))
 
 
+@bench.command()
+def server(
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are read and inserted.")] = 5_000_000,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    output: Output = Path("docs/benchmarks"),
+) -> None:
+    """Measure the embedded ClickHouse over HTTP against its engine in process; write a table.
+
+    Example: k2 bench server --rows 1000000 --repeat 3
+    """
+    from k2.bench import page
+    from k2.bench import server as servers
+
+    with _emptied(state_directory() / "server") as directory:
+        measurement = page.measurement(_now())
+        measured = list(servers.measure(directory, rows=rows, repeat=repeat, say=terminal.say))
+    servers.write_report(output, measured, measurement)
+    terminal.show_table("Embedded server", servers.COLUMNS, servers.summary(measured))
+
+
 @contextmanager
 def _throwaway_stack(name: str) -> Iterator[Stack]:
     """Running engines on an empty folder of their own, which is removed afterwards."""
-    from k2.embedded.stack import running_engines, stop
+    from k2.embedded.stack import running_engines
+    from k2.embedded.state import FREE_PORTS
 
-    directory = state_directory() / name
-    if running_owner(directory) is None:
-        # What a killed run has left would be counted.
-        stop(directory)
-        shutil.rmtree(directory, ignore_errors=True)
-    with running_engines(directory, terminal.say) as stack:
+    with (
+        _emptied(state_directory() / name) as directory,
+        running_engines(directory, terminal.say, FREE_PORTS) as stack,
+    ):
         yield stack
+
+
+@contextmanager
+def _emptied(directory: Path) -> Iterator[Path]:
+    """A folder without what a killed run has left in it, which would be counted; none afterwards.
+
+    A run that is going on there is left alone: its stack refuses another one.
+    """
+    from k2.embedded.stack import stop
+
+    stacks = [directory, *directory.glob("*/")]
+    if not any(running_owner(stack) for stack in stacks):
+        for stack in stacks:
+            stop(stack)
+        shutil.rmtree(directory, ignore_errors=True)
+    yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -66,8 +66,12 @@ class Stack:
 
 
 @contextmanager
-def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Stack]:
-    """PostgreSQL and ClickHouse, for the duration of the block; then nothing is left behind.
+def running_engines(
+    directory: Path, say: Callable[[str], None], environment: Mapping[str, str] = os.environ
+) -> Iterator[Stack]:
+    """PostgreSQL and ClickHouse, for the duration of the block; then no process is left behind.
+
+    `environment` says which ports, as `prepare_state` reads them.
 
     Raises:
         StackError: a port is in use, a stack is already running, or an engine does not start.
@@ -76,7 +80,7 @@ def running_engines(directory: Path, say: Callable[[str], None]) -> Iterator[Sta
         if left := _stop_everything(directory):
             say(f"stopped {left} processes that an earlier, killed run had left")
         java = java_home()
-        stack = Stack(prepare_state(directory), directory, java)
+        stack = Stack(prepare_state(directory, environment), directory, java)
         fetch(JARS_DIRECTORY, java)
         spark.configure(directory / "spark", JARS_DIRECTORY, java, say)
         with processes.terminated_like_interrupted():

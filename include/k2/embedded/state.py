@@ -27,6 +27,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 HOST = "127.0.0.1"
 USER = "k2"
 DEFAULT_PORTS = {"clickhouse": 18123, "postgres": 15432, "airflow": 18080}
+# An environment that asks for any: for a stack that only its own process has to find.
+FREE_PORTS = {f"K2_{service.upper()}_PORT": "0" for service in DEFAULT_PORTS}
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from k2.clickhouse import quote_identifier
+from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import (
     Position,
     Token,
     advance,
+    beyond_sql,
     compare_sql,
     cut_sql,
     make_token,
@@ -26,7 +27,7 @@ from k2.offload.cursor import (
     range_sql,
     up_to_sql,
 )
-from k2.registry import PartitionRule, VersionCursor
+from k2.registry import OffsetCursor, PartitionRule, VersionCursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from k2.registry import Table
 
 
+# Ranges of more versions than this are not narrowed: their keys would have to fit into memory.
+NARROWED_VERSIONS = 2_000_000
 # When ClickHouse got a row; Bronze and Silver have it.
 INGESTION = "ingestion_timestamp"
 # Of 2026-11-20, 2026-11 and 2026.
@@ -115,6 +118,51 @@ def source_sql(client: Client, table: Table) -> str:
 def versions_sql(client: Client, table: Table) -> str:
     """The source table with every version of its rows, for a from clause."""
     return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)}"
+
+
+def narrowed_sql(client: Client, table: Table, where: str) -> str:
+    """A predicate that takes the same rows of the deduplicated source, and lets it read fewer.
+
+    FINAL merges all rows whose sorting keys lie between those of the rows asked for. New trades lie
+    between old ones of the same market, and late ones far back: it would read all of the table. So
+    it is told the keys of the new rows, and the ClickHouse partitions that have rows of these keys.
+    A range of the sorting key itself, as in a log, needs none of that.
+    """
+    key, versions = _scattered_key(client, table), versions_sql(client, table)
+    if not key or _count(client, versions, where) > NARROWED_VERSIONS:
+        return where
+    names = ", ".join(quote_identifier(name) for name in key)
+    of_keys = f"({names}) in (select {names} from {versions} where {where})"
+    partitions = client.query(
+        f"select distinct _partition_id from {versions} where {of_keys}"
+    ).result_rows
+    # No partition has an empty name; a list must not be empty.
+    listed = ", ".join(quote_string(partition) for (partition,) in [*partitions, ("",)])
+    return f"{where} and {of_keys} and _partition_id in ({listed})"
+
+
+def _scattered_key(client: Client, table: Table) -> tuple[str, ...]:
+    """The sorting key, if the rows of a range are scattered over it; else nothing.
+
+    Nothing also where it is not all columns of which each value equals itself.
+    """
+    ((text, columns),) = client.query(
+        "select (select sorting_key from system.tables"
+        " where database = {database:String} and name = {table:String}),"
+        " groupArray(name) from system.columns"
+        " where database = {database:String} and table = {table:String}"
+        " and is_in_sorting_key and not match(type, 'Nullable|Float')",
+        parameters={"database": client.database, "table": table.name},
+    ).result_rows
+    key = tuple((text or "").split(", "))
+    is_log = key[: len(table.cursor.columns)] == table.cursor.columns
+    return key if set(key) <= set(columns) and not is_log else ()
+
+
+def _count(client: Client, source: str, where: str) -> int:
+    """The rows of a from clause that a predicate takes."""
+    ((count,),) = client.query(f"select count() from {source} where {where}").result_rows
+    return int(count)
 
 
 def partition_sql(rule: PartitionRule) -> str:
@@ -204,22 +252,62 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
 
     A range of more than `max_batch_rows` is cut; what is left is the next batch.
     """
-    source = source_sql(client, table)
-    newest = make_token(
-        table.cursor, client.query(newest_sql(table.cursor, source, lower)).result_rows
-    )
-    if not newest.positions:
-        return None
-    upper = advance(lower, newest)
-    if isinstance(table.cursor, VersionCursor):
+    cursor, source = table.cursor, source_sql(client, table)
+    if isinstance(cursor, VersionCursor):
         # Corrected rows are written as whole partitions; their number is bounded by the unload.
-        return upper
-    where = range_sql(table.cursor, lower, upper)
-    rows = client.query(f"select count() from {source} where {where}").result_rows[0][0]
+        return _newest(client, table, source, lower)
+    names = ", ".join(quote_identifier(name) for name in cursor.columns)
+    newest: Token | None = None
+    after = lower
+    while newest is None:
+        end = _end_of_narrowed(client, table, after)
+        where = range_sql(cursor, after, end) if end else beyond_sql(cursor, after)
+        where = narrowed_sql(client, table, where)
+        newest = _newest(client, table, f"(select {names} from {source} where {where})", after)
+        if newest is None and end is None:
+            return None
+        # Nothing but trades that came before: a token ends at a row that stays.
+        after = end
+    upper = advance(lower, newest)
+    where = f"{where} and {up_to_sql(cursor, upper)}"
+    rows = _count(client, source, where)
     if rows <= table.max_batch_rows:
         return upper
-    cut = cut_sql(table.cursor, source, where, rows, table.max_batch_rows)
-    return advance(lower, make_token(table.cursor, client.query(cut).result_rows))
+    cut = cut_sql(cursor, source, where, rows, table.max_batch_rows)
+    return advance(lower, make_token(cursor, client.query(cut).result_rows))
+
+
+def _end_of_narrowed(client: Client, table: Table, lower: Token | None) -> Token | None:
+    """Up to where the rows after a token can be narrowed; None where that is to the newest.
+
+    A log partition with few of them is taken whole, whatever the others have.
+    """
+    cursor, versions = table.cursor, versions_sql(client, table)
+    if not (isinstance(cursor, OffsetCursor) and _scattered_key(client, table)):
+        return None
+    beyond = beyond_sql(cursor, lower)
+    key = ", ".join(quote_identifier(name) for name in cursor.partition)
+    ((count, partitions),) = client.query(
+        f"select count(), uniqExact({key}) from {versions} where {beyond}"
+    ).result_rows
+    if count <= NARROWED_VERSIONS:
+        return None
+    offset = quote_identifier(cursor.offset)
+    # Offsets have gaps, so a share is a rough one: it aims at half.
+    share = max(1, NARROWED_VERSIONS // 2 // partitions)
+    ends = client.query(
+        f"select {key}, toUInt64(min({offset})) + if(count() <= {share},"
+        f" toUInt64(max({offset}) - min({offset})),"
+        f" toUInt64((max({offset}) - min({offset})) * ({share} / count())))"
+        f" from {versions} where {beyond} group by {key}"
+    ).result_rows
+    return advance(lower, make_token(cursor, ends))
+
+
+def _newest(client: Client, table: Table, source: str, lower: Token | None) -> Token | None:
+    """The newest positions of a from clause beyond a token, or None."""
+    positions = client.query(newest_sql(table.cursor, source, lower)).result_rows
+    return make_token(table.cursor, positions) if positions else None
 
 
 def plan_batch(
@@ -241,6 +329,8 @@ def plan_batch(
     if table.commit == "overwrite":
         where = partition_bounds_sql(table.partition, touched_partitions(client, table, where))
         where = f"{where} and {up_to_sql(table.cursor, upper)}"
+    else:
+        where = narrowed_sql(client, table, where)
     partition = partition_sql(table.partition)
     rows = client.query(
         f"select {partition} as lake_partition, count(), {checksum_sql(columns, of_source=True)}"

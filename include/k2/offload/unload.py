@@ -16,7 +16,7 @@ from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import range_sql, up_to_sql
 from k2.offload.faults import fault
-from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
+from k2.offload.plan import narrowed_sql, partition_bounds_sql, partition_sql, source_sql
 from k2.offload.schema import casts_sql, file_structure
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def unload(
     names = ", ".join(quote_identifier(column.name) for column in columns)
     order = ", ".join(quote_identifier(name) for name in table.order)
     rows = (
-        range_sql(table.cursor, intent.lower, intent.upper)
+        narrowed_sql(client, table, range_sql(table.cursor, intent.lower, intent.upper))
         if table.commit == "append"
         else up_to_sql(table.cursor, intent.upper)
     )

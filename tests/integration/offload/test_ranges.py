@@ -14,7 +14,7 @@ from k2.offload.plan import next_upper, source_sql
 from k2.registry import OffsetCursor, TimestampCursor, VersionCursor, registry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from clickhouse_connect.driver.client import Client
 
@@ -187,3 +187,67 @@ def test_any_time_can_be_a_token(client: Client, rows_table: str, microseconds: 
     ):
         where = range_sql(cursor, None, Token(cursor.kind, ((microseconds,),)))
         client.query(f"select count() from ranges where {where}")
+
+
+@pytest.fixture
+def scattered(client: Client) -> Iterator[Table]:
+    """A million trades of ten markets, as Silver sorts them; new ones lie between old ones."""
+    client.command(
+        "create table scattered (exchange LowCardinality(String), canonical_symbol String,"
+        " timestamp DateTime64(3, 'UTC'), trade_id UInt64, kafka_partition UInt16,"
+        " kafka_offset UInt64, arrival_rank UInt128,"
+        " index log_range (exchange, kafka_partition, kafka_offset) type minmax granularity 1)"
+        " engine = ReplacingMergeTree(arrival_rank)"
+        " order by (exchange, canonical_symbol, timestamp, trade_id)"
+        " settings index_granularity = 1024"
+    )
+    add_trades(client, "number", 0, 1_000_000)
+    yield registry().table("silver_trades").model_copy(update={"name": "scattered"})
+    client.command("drop table scattered")
+
+
+def add_trades(client: Client, second: str, first: int, count: int, *, again: int = 0) -> None:
+    """Trades whose numbers are their offsets; `again`: the partition of a second delivery."""
+    client.command(
+        "insert into scattered select 'binance', concat('M', toString(number % 10)),"
+        f" toDateTime64('2024-11-20 00:00:00', 3, 'UTC') + {second}, number, {again}, number,"
+        f" {0 if again else 1} from numbers({first}, {count})"
+    )
+
+
+def test_a_few_new_rows_are_found_without_reading_those_around_them(
+    client: Client, scattered: Table
+) -> None:
+    lower = Token("kafka_offset", (("binance", 0, 999_999),))
+    add_trades(client, "if(number % 50 = 0, intDiv(number, 2), number)", 1_000_000, 500)
+    before = rows_read(client)
+    upper = next_upper(client, scattered, lower)
+    assert upper is not None
+    assert upper.positions == (("binance", 0, 1_000_499),)
+    assert rows_read(client) - before < 100_000
+
+
+def test_a_rush_is_cut_into_ranges_that_hold_each_trade_once(
+    client: Client, scattered: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some old ones come again in it: no range ends at a row that a merge takes away."""
+    monkeypatch.setattr("k2.offload.plan.NARROWED_VERSIONS", 200)
+    lower: Token | None = Token("kafka_offset", (("binance", 0, 999_999),))
+    add_trades(client, "number", 1_000_000, 1_000)
+    add_trades(client, "number", 999_000, 900, again=1)
+    found: list[int] = []
+    batches = 0
+    while upper := next_upper(client, scattered, lower):
+        where = range_sql(scattered.cursor, lower, upper)
+        rows = client.query(f"select trade_id from {source_sql(client, scattered)} where {where}")
+        found += [row[0] for row in rows.result_rows]
+        lower, batches = upper, batches + 1
+    assert sorted(found) == list(range(1_000_000, 1_001_000))
+    assert batches >= 1_000 // 200
+    assert lower == Token("kafka_offset", (("binance", 0, 1_000_999),))
+
+
+def rows_read(client: Client) -> int:
+    """Rows that ClickHouse has read since it started."""
+    query = "select value from system.events where event = 'SelectedRows'"
+    return int(client.query(query).result_rows[0][0])

@@ -48,6 +48,7 @@ def test_ratios_compare_medians() -> None:
 def test_the_report_is_a_section_a_plot_and_the_runs(tmp_path: Path) -> None:
     head = {
         "measured_at": "2026-05-04 03:02 UTC",
+        "command": "k2 bench offload --rows 100",
         "machine": dict.fromkeys(("cpu", "cores", "memory_gb", "system", "load_before"), "some"),
     }
     write_report(tmp_path / "benchmarks", RUNS, head)

@@ -10,6 +10,8 @@ from k2.bench.page import measurement, table, where, write_section
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 
 def test_a_section_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
     output = tmp_path / "benchmarks"
@@ -26,10 +28,24 @@ def test_a_section_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
     )
 
 
-def test_a_measurement_names_time_and_machine() -> None:
+def test_a_measurement_names_time_command_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/k2", "bench", "offload", "--rows", "3000"])
     text = where(measurement(dt.datetime(2026, 5, 4, 3, 2, tzinfo=dt.UTC)))
-    assert text.startswith("Measured 2026-05-04 03:02 UTC on ")
+    assert text.startswith("Measured 2026-05-04 03:02 UTC by `k2 bench offload --rows 3000` on ")
     assert "cores of" in text
+
+
+def test_a_section_that_is_made_anew_tells_what_the_one_before_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "benchmarks"
+    write_section(output, "k2 bench one", ["## One", "Measured in May by `k2 bench one --long`."])
+    assert capsys.readouterr().err == ""
+    write_section(output, "k2 bench one", ["## One", "Measured in June by `k2 bench one`."])
+    assert capsys.readouterr().err == (
+        "benchmarks.md: the section of 'k2 bench one' is made anew; the one before was: "
+        "Measured in May by `k2 bench one --long`.\n"
+    )
 
 
 def test_a_missing_figure_is_a_dash() -> None:

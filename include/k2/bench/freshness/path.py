@@ -21,7 +21,7 @@ from k2.clickhouse import connect
 from k2.embedded import broker as kafka
 from k2.embedded import processes
 from k2.embedded.stack import start_clickhouse
-from k2.embedded.state import PROJECT, only_stack, prepare_state
+from k2.embedded.state import FREE_PORTS, PROJECT, only_stack, prepare_state
 from k2.errors import StackError
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from k2.settings import Settings
 
 PARTITIONS: Final = 4
-_FREE_PORTS: Final = {f"K2_{name}_PORT": "0" for name in ("CLICKHOUSE", "POSTGRES", "AIRFLOW")}
 _DATA: Final = ("clickhouse", "broker/data", "dbt")
 _JOIN_SECONDS: Final = 60
 _JOIN_LOOK_SECONDS: Final = 0.2
@@ -74,7 +73,7 @@ def running_path(
     """
     with only_stack(directory), processes.terminated_like_interrupted():
         _clear(directory)
-        state = prepare_state(directory, _FREE_PORTS)
+        state = prepare_state(directory, FREE_PORTS)
         settings = state.settings(directory)
         started: dict[str, psutil.Process] = {}
         try:

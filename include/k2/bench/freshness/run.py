@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from k2.bench.freshness.children import Child, child
+from k2.bench.children import Child, child
 from k2.bench.freshness.markers import (
     MARKETS,
     Marker,

@@ -34,10 +34,13 @@ class Usage:
 
 
 class Meter:
-    """Measures work, and the servers beside it."""
+    """Measures work, and the servers that do it; `others` run beside and are left out."""
 
-    def __init__(self, servers: Sequence[psutil.Process]) -> None:
+    def __init__(
+        self, servers: Sequence[psutil.Process], others: Sequence[psutil.Process] = ()
+    ) -> None:
         self._servers = servers
+        self._others = others
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Usage, str]:
         """Run a command to its end: what it used, and what it printed.
@@ -65,7 +68,7 @@ class Meter:
 
     def measure(self, work: Callable[[], T]) -> tuple[Usage, T]:
         """Do some work: what it used, and what it returned."""
-        over, peak = threading.Event(), _Peak(self._servers)
+        over, peak = threading.Event(), _Peak(self._servers, self._others)
         watcher = threading.Thread(target=peak.watch, args=(over,), daemon=True)
         cpu, began = self._cpu_seconds(), time.monotonic()
         watcher.start()
@@ -87,17 +90,17 @@ class Meter:
 class _Peak:
     """The most memory that the servers and the children of this process hold at a time."""
 
-    def __init__(self, servers: Sequence[psutil.Process]) -> None:
+    def __init__(self, servers: Sequence[psutil.Process], others: Sequence[psutil.Process]) -> None:
         self._servers = servers
+        self._known = {process.pid for process in (*servers, *others)}
         self.bytes = 0
 
     def watch(self, over: threading.Event) -> None:
         """Look at once, and again and again until it is over."""
         this = psutil.Process()
-        known = {server.pid for server in self._servers}
         while True:
-            others = [one for one in this.children(recursive=True) if one.pid not in known]
-            held = sum(_resident(process) for process in (*self._servers, *others))
+            started = [one for one in this.children(recursive=True) if one.pid not in self._known]
+            held = sum(_resident(process) for process in (*self._servers, *started))
             self.bytes = max(self.bytes, held)
             if over.wait(_PERIOD):
                 return
