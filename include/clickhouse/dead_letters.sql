@@ -1,7 +1,7 @@
 -- Messages that could not become a trade, of every exchange, as they came. Nothing else is lost
 -- on the way to Bronze: look here first when a trade is missing.
 
-create table if not exists {database}.dead_letters
+create table if not exists {database}.dead_letters -- noqa: PRS
 (
     exchange LowCardinality(String) comment 'Exchange, as named in exchanges.yaml',
     topic LowCardinality(String) comment 'Kafka topic of the message',
