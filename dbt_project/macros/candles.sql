@@ -13,9 +13,9 @@
 {%- endmacro %}
 
 
-{# The same start where trades' times are compared with it, of the same type as they are: of
-   `DateTime64 < DateTime` the index analysis makes whole seconds, `<= the second before`, and skips the
-   granules that begin within that second (seen in ClickHouse 26.9). #}
+{# The same start where trades' times are compared with it, of the same type as they are. Of
+   `DateTime64 < DateTime` the index analysis of ClickHouse makes `<= the second before`, and leaves out
+   granules that begin within that second (https://github.com/ClickHouse/ClickHouse/issues/113993). #}
 {% macro bound_of(time, timeframe) -%}
     toDateTime64({{ window_of(time, timeframe) }}, 3, 'UTC')
 {%- endmacro %}
