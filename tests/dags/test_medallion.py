@@ -366,7 +366,7 @@ def test_no_password_is_in_a_template_or_in_an_argument_of_spark_submit(
         for task in tasks
         for field in task.template_fields
     ]
-    assert any("dbt build" in text for text in texts)
+    assert repr(("gold",)) in texts
     assert any("offload.py" in text for text in texts)
     connection = Connection(conn_id="spark_default", conn_type="spark", host="local[2]")
     monkeypatch.setattr(SparkSubmitHook, "get_connection", lambda *_: connection)
