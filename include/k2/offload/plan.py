@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from k2.clickhouse import quote_identifier, quote_string
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from k2.registry import Table
 
 
-# Ranges of more versions than this are not narrowed: their keys would have to fit into memory.
+# A range is narrowed if it has at most so many versions, whose keys have to fit into memory, and if
+# the table has at least so many times as much: to read all of it is cheaper otherwise.
 NARROWED_VERSIONS = 2_000_000
+NARROWED_OF = 10
 # When ClickHouse got a row; Bronze and Silver have it.
 INGESTION = "ingestion_timestamp"
 # Of 2026-11-20, 2026-11 and 2026.
@@ -61,13 +63,18 @@ class PartitionPlan:
 
 @dataclass(frozen=True)
 class Intent:
-    """One batch: the rows of (lower, upper], or for overwrite the partitions they touch."""
+    """One batch: the rows of (lower, upper], or for overwrite the partitions they touch.
+
+    `rows_where` takes its rows out of those partitions of the source; it is not written down, as a
+    batch that is taken up again is planned anew.
+    """
 
     batch: str
     path: str
     lower: Token | None
     upper: Token
     partitions: tuple[PartitionPlan, ...]
+    rows_where: str = field(default="0", compare=False)
 
     @property
     def rows(self) -> int:
@@ -129,12 +136,18 @@ def narrowed_sql(client: Client, table: Table, where: str) -> str:
     A range of the sorting key itself, as in a log, needs none of that.
     """
     key, versions = _scattered_key(client, table), versions_sql(client, table)
-    if not key or _count(client, versions, where) > NARROWED_VERSIONS:
+    if not key:
+        return where
+    most = min(NARROWED_VERSIONS, _count(client, versions, "1") // NARROWED_OF)
+    if _count(client, versions, where) > most:
         return where
     names = ", ".join(quote_identifier(name) for name in key)
     of_keys = f"({names}) in (select {names} from {versions} where {where})"
+    # The last column of the key tells most rows apart: read first, it spares the others.
+    last = quote_identifier(key[-1])
     partitions = client.query(
-        f"select distinct _partition_id from {versions} where {of_keys}"
+        f"select distinct _partition_id from {versions}"
+        f" where {last} in (select {last} from {versions} where {where}) and {of_keys}"
     ).result_rows
     # No partition has an empty name; a list must not be empty.
     listed = ", ".join(quote_string(partition) for (partition,) in [*partitions, ("",)])
@@ -252,7 +265,7 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
 
     A range of more than `max_batch_rows` is cut; what is left is the next batch.
     """
-    cursor, source = table.cursor, source_sql(client, table)
+    cursor, source, versions = table.cursor, source_sql(client, table), versions_sql(client, table)
     if isinstance(cursor, VersionCursor):
         # Corrected rows are written as whole partitions; their number is bounded by the unload.
         return _newest(client, table, source, lower)
@@ -260,7 +273,10 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
     newest: Token | None = None
     after = lower
     while newest is None:
-        end = _end_of_narrowed(client, table, after)
+        count = _count(client, versions, beyond_sql(cursor, after))
+        if count == 0:
+            return None
+        end = _end_of_narrowed(client, table, after, count)
         where = range_sql(cursor, after, end) if end else beyond_sql(cursor, after)
         where = narrowed_sql(client, table, where)
         newest = _newest(client, table, f"(select {names} from {source} where {where})", after)
@@ -269,6 +285,8 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
         # Nothing but trades that came before: a token ends at a row that stays.
         after = end
     upper = advance(lower, newest)
+    if count <= table.max_batch_rows:
+        return upper
     where = f"{where} and {up_to_sql(cursor, upper)}"
     rows = _count(client, source, where)
     if rows <= table.max_batch_rows:
@@ -277,28 +295,28 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
     return advance(lower, make_token(cursor, client.query(cut).result_rows))
 
 
-def _end_of_narrowed(client: Client, table: Table, lower: Token | None) -> Token | None:
-    """Up to where the rows after a token can be narrowed; None where that is to the newest.
+def _end_of_narrowed(client: Client, table: Table, lower: Token | None, count: int) -> Token | None:
+    """Up to where the `count` versions after a token can be narrowed; None: all, or none of them.
 
-    A log partition with few of them is taken whole, whatever the others have.
+    Of each log partition the same share is taken, but one with few of them is taken whole.
     """
     cursor, versions = table.cursor, versions_sql(client, table)
-    if not (isinstance(cursor, OffsetCursor) and _scattered_key(client, table)):
+    if count <= NARROWED_VERSIONS or not isinstance(cursor, OffsetCursor):
+        return None
+    most = _count(client, versions, "1") // NARROWED_OF
+    if count > most or not _scattered_key(client, table):
         return None
     beyond = beyond_sql(cursor, lower)
     key = ", ".join(quote_identifier(name) for name in cursor.partition)
-    ((count, partitions),) = client.query(
-        f"select count(), uniqExact({key}) from {versions} where {beyond}"
-    ).result_rows
-    if count <= NARROWED_VERSIONS:
-        return None
+    partitions = client.query(
+        f"select uniqExact({key}) from {versions} where {beyond}"
+    ).result_rows[0][0]
     offset = quote_identifier(cursor.offset)
-    # Offsets have gaps, so a share is a rough one: it aims at half.
-    share = max(1, NARROWED_VERSIONS // 2 // partitions)
+    few, share = NARROWED_VERSIONS // 2 // partitions, NARROWED_VERSIONS / 2 / count
     ends = client.query(
-        f"select {key}, toUInt64(min({offset})) + if(count() <= {share},"
+        f"select {key}, toUInt64(min({offset})) + if(count() <= {few},"
         f" toUInt64(max({offset}) - min({offset})),"
-        f" toUInt64((max({offset}) - min({offset})) * ({share} / count())))"
+        f" toUInt64((max({offset}) - min({offset})) * {share}))"
         f" from {versions} where {beyond} group by {key}"
     ).result_rows
     return advance(lower, make_token(cursor, ends))
@@ -325,12 +343,13 @@ def plan_batch(
     Every attempt writes to a path of its own below `directory`; it is part of the intent, so that a
     later attempt knows what to remove.
     """
-    where = range_sql(table.cursor, lower, upper)
+    new_rows = range_sql(table.cursor, lower, upper)
     if table.commit == "overwrite":
-        where = partition_bounds_sql(table.partition, touched_partitions(client, table, where))
-        where = f"{where} and {up_to_sql(table.cursor, upper)}"
+        rows_where = up_to_sql(table.cursor, upper)
+        touched = touched_partitions(client, table, new_rows)
+        where = f"{partition_bounds_sql(table.partition, touched)} and {rows_where}"
     else:
-        where = narrowed_sql(client, table, where)
+        where = rows_where = narrowed_sql(client, table, new_rows)
     partition = partition_sql(table.partition)
     rows = client.query(
         f"select {partition} as lake_partition, count(), {checksum_sql(columns, of_source=True)}"
@@ -344,6 +363,7 @@ def plan_batch(
         lower=lower,
         upper=upper,
         partitions=tuple(PartitionPlan(name, count, checksum) for name, count, checksum in rows),
+        rows_where=rows_where,
     )
 
 

@@ -14,9 +14,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
-from k2.offload.cursor import range_sql, up_to_sql
 from k2.offload.faults import fault
-from k2.offload.plan import narrowed_sql, partition_bounds_sql, partition_sql, source_sql
+from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
 from k2.offload.schema import casts_sql, file_structure
 
 if TYPE_CHECKING:
@@ -59,11 +58,6 @@ def unload(
     """Write the rows of an intent as Parquet files below its path."""
     names = ", ".join(quote_identifier(column.name) for column in columns)
     order = ", ".join(quote_identifier(name) for name in table.order)
-    rows = (
-        narrowed_sql(client, table, range_sql(table.cursor, intent.lower, intent.upper))
-        if table.commit == "append"
-        else up_to_sql(table.cursor, intent.upper)
-    )
     for group in _groups(intent.partitions):
         inside = partition_bounds_sql(table.partition, [plan.partition for plan in group])
         # The casts stand outside: inside, they would hide the columns that prune the range.
@@ -71,7 +65,7 @@ def unload(
             f"insert into function {_files(intent, '{_partition_id}')}"
             f" partition by {partition_sql(table.partition)}"
             f" select {casts_sql(columns)} from (select {names} from {source_sql(client, table)}"
-            f" where {inside} and {rows} order by {order})",
+            f" where {inside} and {intent.rows_where} order by {order})",
             settings=PARQUET_SETTINGS,
         )
         fault("unloading")

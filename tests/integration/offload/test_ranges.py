@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from k2.offload import plan
 from k2.offload.cursor import Token, parse_token, range_sql
 from k2.offload.plan import next_upper, source_sql
 from k2.registry import OffsetCursor, TimestampCursor, VersionCursor, registry
@@ -33,6 +34,12 @@ def rows_table(client: Client) -> str:
         " engine = ReplacingMergeTree order by id"
     )
     return "ranges"
+
+
+@pytest.fixture(params=[plan.NARROWED_OF, 1], ids=["plain", "narrowed"])
+def narrowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of a few rows read as it is, or as a large one is."""
+    monkeypatch.setattr(plan, "NARROWED_OF", request.param)
 
 
 def entry(cursor: Any, max_batch_rows: int = 10_000) -> Table:
@@ -78,6 +85,7 @@ def log_rows(first: int) -> st.SearchStrategy[list[tuple[str, int, int, int]]]:
 @EXAMPLES
 @given(now=log_rows(0), size=st.integers(1, 50), data=st.data())
 @pytest.mark.parametrize("columns", [("log",), ("exchange", "log")], ids=["one", "two"])
+@pytest.mark.usefixtures("narrowed")
 def test_offsets(
     client: Client, rows_table: str, columns: Any, now: Any, size: int, data: st.DataObject
 ) -> None:
@@ -231,7 +239,7 @@ def test_a_rush_is_cut_into_ranges_that_hold_each_trade_once(
     client: Client, scattered: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some old ones come again in it: no range ends at a row that a merge takes away."""
-    monkeypatch.setattr("k2.offload.plan.NARROWED_VERSIONS", 200)
+    monkeypatch.setattr(plan, "NARROWED_VERSIONS", 200)
     lower: Token | None = Token("kafka_offset", (("binance", 0, 999_999),))
     add_trades(client, "number", 1_000_000, 1_000)
     add_trades(client, "number", 999_000, 900, again=1)

@@ -41,6 +41,14 @@ TIMES = [
 LATE_TIME = TIMES[5] - dt.timedelta(seconds=20)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def narrowed() -> Iterator[None]:
+    """Tables of a few rows are read as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("k2.offload.plan.NARROWED_OF", 1)
+        yield
+
+
 @dataclass(frozen=True)
 class State:
     """What is there after a step, by table."""
