@@ -49,7 +49,7 @@ NOWHERE = {
     "K2_POSTGRES_HOST": "127.0.0.1",
     "K2_POSTGRES_PORT": "1",
     "K2_POSTGRES_USER": "k2",
-    "K2_POSTGRES_PASSWORD": "secret",
+    "K2_POSTGRES_PASSWORD": "secret",  # pragma: allowlist secret
     "K2_LAKE_WAREHOUSE": "/tmp/none",
 }
 Run = tuple[int, str, str]
