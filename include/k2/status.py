@@ -11,8 +11,8 @@ from k2.offload import drops, watermark
 from k2.offload.cursor import beyond_sql, parse_token
 from k2.offload.drops import Reason
 from k2.offload.history import TableHistory, read_histories
-from k2.offload.plan import INGESTION, source_sql, versions_sql
 from k2.offload.retention import RetentionError, past_days
+from k2.offload.source import INGESTION, source_sql, versions_sql
 from k2.registry import OffsetCursor
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from k2.logs import get_logger
 from k2.maintenance.keeper import MIN_INPUTS, MaintenanceError
 from k2.offload.kept import KEPT_FROM, first_kept, kept_from
-from k2.offload.plan import partition_name, partition_range
+from k2.offload.partition import partition_name, partition_range
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from k2.clickhouse import quote_identifier
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import compare_sql
-from k2.offload.plan import INGESTION, SourceBehindError, source_sql, versions_sql
+from k2.offload.plan import SourceBehindError
+from k2.offload.source import INGESTION, source_sql, versions_sql
 from k2.registry import Layer, OffsetCursor
 
 if TYPE_CHECKING:

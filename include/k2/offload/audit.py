@@ -19,15 +19,15 @@ from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import Token, beyond_sql, parse_token, up_to_sql
 from k2.offload.kept import is_kept, kept_from, kept_sql
 from k2.offload.lineage import SINCE, TOKEN
-from k2.offload.plan import (
+from k2.offload.partition import (
     partition_bounds_sql,
     partition_name,
     partition_range,
     partition_sql,
-    source_sql,
-    touched_partitions,
 )
+from k2.offload.plan import touched_partitions
 from k2.offload.schema import Column, source_columns
+from k2.offload.source import source_sql
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from k2.offload.plan import midnight_sql, partition_of, partition_range
+from k2.offload.partition import midnight_sql, partition_of, partition_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from k2.errors import OffloadError
 from k2.offload.engine import Snapshot
 from k2.offload.faults import fault
 from k2.offload.lineage import BATCH, EPOCH, SINCE, TOKEN, LakeState, problem, trace
-from k2.offload.plan import partition_range
+from k2.offload.partition import partition_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

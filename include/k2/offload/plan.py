@@ -6,12 +6,11 @@ must have. What is unloaded later is held against it.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from k2.clickhouse import quote_identifier, quote_string
+from k2.clickhouse import quote_identifier
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import (
@@ -27,25 +26,25 @@ from k2.offload.cursor import (
     range_sql,
     up_to_sql,
 )
-from k2.registry import OffsetCursor, PartitionRule, VersionCursor
+from k2.offload.partition import partition_bounds_sql, partition_sql
+from k2.offload.source import (
+    INGESTION,
+    count_rows,
+    end_of_narrowed,
+    narrowed_sql,
+    source_sql,
+    versions_sql,
+)
+from k2.registry import VersionCursor
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
     from k2.offload.schema import Column
     from k2.registry import Table
-
-
-# A range is narrowed if it has at most so many versions, whose keys have to fit into memory, and if
-# the table has at least so many times as much: to read all of it is cheaper otherwise.
-NARROWED_VERSIONS = 2_000_000
-NARROWED_OF = 10
-# When ClickHouse got a row; Bronze and Silver have it.
-INGESTION = "ingestion_timestamp"
-# Of 2026-11-20, 2026-11 and 2026.
-_NAME_LENGTHS = {"day": 10, "month": 7, "year": 4}
 
 
 class SourceBehindError(OffloadError):
@@ -117,114 +116,6 @@ def parse_intent(document: dict[str, Any], table: Table) -> Intent:
         raise OffloadError(f"not an intent of {table.name}: {str(document)[:200]}") from error
 
 
-def source_sql(client: Client, table: Table) -> str:
-    """The deduplicated source table, for a from clause."""
-    return f"{versions_sql(client, table)} final"
-
-
-def versions_sql(client: Client, table: Table) -> str:
-    """The source table with every version of its rows, for a from clause."""
-    return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)}"
-
-
-def narrowed_sql(client: Client, table: Table, where: str) -> str:
-    """A predicate that takes the same rows of the deduplicated source, and lets it read fewer.
-
-    FINAL merges all rows whose sorting keys lie between those of the rows asked for. New trades lie
-    between old ones of the same market, and late ones far back: it would read all of the table. So
-    it is told the keys of the new rows, and the ClickHouse partitions that have rows of these keys.
-    A range of the sorting key itself, as in a log, needs none of that.
-    """
-    key, versions = _scattered_key(client, table), versions_sql(client, table)
-    if not key:
-        return where
-    most = min(NARROWED_VERSIONS, _count(client, versions, "1") // NARROWED_OF)
-    if _count(client, versions, where) > most:
-        return where
-    names = ", ".join(quote_identifier(name) for name in key)
-    of_keys = f"({names}) in (select {names} from {versions} where {where})"
-    # The last column of the key tells most rows apart: read first, it spares the others.
-    last = quote_identifier(key[-1])
-    partitions = client.query(
-        f"select distinct _partition_id from {versions}"
-        f" where {last} in (select {last} from {versions} where {where}) and {of_keys}"
-    ).result_rows
-    # No partition has an empty name; a list must not be empty.
-    listed = ", ".join(quote_string(partition) for (partition,) in [*partitions, ("",)])
-    return f"{where} and {of_keys} and _partition_id in ({listed})"
-
-
-def _scattered_key(client: Client, table: Table) -> tuple[str, ...]:
-    """The sorting key, if the rows of a range are scattered over it; else nothing.
-
-    Nothing also where it is not all columns of which each value equals itself.
-    """
-    ((text, columns),) = client.query(
-        "select (select sorting_key from system.tables"
-        " where database = {database:String} and name = {table:String}),"
-        " groupArray(name) from system.columns"
-        " where database = {database:String} and table = {table:String}"
-        " and is_in_sorting_key and not match(type, 'Nullable|Float')",
-        parameters={"database": client.database, "table": table.name},
-    ).result_rows
-    key = tuple((text or "").split(", "))
-    is_log = key[: len(table.cursor.columns)] == table.cursor.columns
-    return key if set(key) <= set(columns) and not is_log else ()
-
-
-def _count(client: Client, source: str, where: str) -> int:
-    """The rows of a from clause that a predicate takes."""
-    ((count,),) = client.query(f"select count() from {source} where {where}").result_rows
-    return int(count)
-
-
-def partition_sql(rule: PartitionRule) -> str:
-    """The expression of a row's Iceberg partition: 2026-11-20, 2026-11 or 2026, in UTC."""
-    day = f"toString(toDate32({quote_identifier(rule.column)}, 'UTC'))"
-    return day if rule.by == "day" else f"substring({day}, 1, {_NAME_LENGTHS[rule.by]})"
-
-
-def partition_bounds_sql(rule: PartitionRule, partitions: Sequence[str]) -> str:
-    """The predicate of the rows in some partitions, in a form that prunes by the time column."""
-    ranges = []
-    for partition in partitions:
-        start, end = partition_range(rule, partition)
-        ranges.append(f"({midnight_sql(rule, start, '>=')} and {midnight_sql(rule, end, '<')})")
-    return f"({' or '.join(ranges) or '0'})"
-
-
-def midnight_sql(rule: PartitionRule, day: dt.date, operator: str) -> str:
-    """The predicate that compares a row's time with the beginning of a day, in UTC."""
-    return f"{quote_identifier(rule.column)} {operator} toDateTime64('{day} 00:00:00', 3, 'UTC')"
-
-
-def partition_of(rule: PartitionRule, day: dt.date) -> str:
-    """The partition that a day belongs to."""
-    return day.isoformat()[: _NAME_LENGTHS[rule.by]]
-
-
-def partition_name(rule: PartitionRule, value: int | dt.date) -> str:
-    """A partition, from what Iceberg has for it: a date, or days, months or years since 1970."""
-    if isinstance(value, dt.date):
-        return partition_of(rule, value)
-    if rule.by == "day":
-        return (dt.date(1970, 1, 1) + dt.timedelta(days=value)).isoformat()
-    if rule.by == "month":
-        return f"{1970 + value // 12:04d}-{value % 12 + 1:02d}"
-    return f"{1970 + value:04d}"
-
-
-def partition_range(rule: PartitionRule, partition: str) -> tuple[dt.date, dt.date]:
-    """First day of a partition, and the first day after it."""
-    start = dt.date.fromisoformat((partition + "-01-01")[:10])
-    if rule.by == "day":
-        return start, start + dt.timedelta(days=1)
-    if rule.by == "year":
-        return start, start.replace(year=start.year + 1)
-    month = start.month % 12 + 1
-    return start, start.replace(year=start.year + (month == 1), month=month)
-
-
 def require_source_not_behind(
     client: Client,
     table: Table,
@@ -273,10 +164,10 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
     newest: Token | None = None
     after = lower
     while newest is None:
-        count = _count(client, versions, beyond_sql(cursor, after))
+        count = count_rows(client, versions, beyond_sql(cursor, after))
         if count == 0:
             return None
-        end = _end_of_narrowed(client, table, after, count)
+        end = end_of_narrowed(client, table, after, count)
         where = range_sql(cursor, after, end) if end else beyond_sql(cursor, after)
         where = narrowed_sql(client, table, where)
         newest = _newest(client, table, f"(select {names} from {source} where {where})", after)
@@ -288,38 +179,11 @@ def next_upper(client: Client, table: Table, lower: Token | None) -> Token | Non
     if count <= table.max_batch_rows:
         return upper
     where = f"{where} and {up_to_sql(cursor, upper)}"
-    rows = _count(client, source, where)
+    rows = count_rows(client, source, where)
     if rows <= table.max_batch_rows:
         return upper
     cut = cut_sql(cursor, source, where, rows, table.max_batch_rows)
     return advance(lower, make_token(cursor, client.query(cut).result_rows))
-
-
-def _end_of_narrowed(client: Client, table: Table, lower: Token | None, count: int) -> Token | None:
-    """Up to where the `count` versions after a token can be narrowed; None: all, or none of them.
-
-    Of each log partition the same share is taken, but one with few of them is taken whole.
-    """
-    cursor, versions = table.cursor, versions_sql(client, table)
-    if count <= NARROWED_VERSIONS or not isinstance(cursor, OffsetCursor):
-        return None
-    most = _count(client, versions, "1") // NARROWED_OF
-    if count > most or not _scattered_key(client, table):
-        return None
-    beyond = beyond_sql(cursor, lower)
-    key = ", ".join(quote_identifier(name) for name in cursor.partition)
-    partitions = client.query(
-        f"select uniqExact({key}) from {versions} where {beyond}"
-    ).result_rows[0][0]
-    offset = quote_identifier(cursor.offset)
-    few, share = NARROWED_VERSIONS // 2 // partitions, NARROWED_VERSIONS / 2 / count
-    ends = client.query(
-        f"select {key}, toUInt64(min({offset})) + if(count() <= {few},"
-        f" toUInt64(max({offset}) - min({offset})),"
-        f" toUInt64((max({offset}) - min({offset})) * {share}))"
-        f" from {versions} where {beyond} group by {key}"
-    ).result_rows
-    return advance(lower, make_token(cursor, ends))
 
 
 def _newest(client: Client, table: Table, source: str, lower: Token | None) -> Token | None:

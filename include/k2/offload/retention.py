@@ -21,8 +21,10 @@ from k2.offload.checksum import checksum_sql
 from k2.offload.cursor import beyond_sql, make_token, newest_sql
 from k2.offload.drops import Drop, Kept, Reason, State
 from k2.offload.kept import is_kept, kept_filter, kept_from
-from k2.offload.plan import INGESTION, PartitionPlan, partition_sql, versions_sql
+from k2.offload.partition import partition_sql
+from k2.offload.plan import PartitionPlan
 from k2.offload.schema import source_columns
+from k2.offload.source import INGESTION, versions_sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,9 @@ from k2.errors import OffloadError
 from k2.offload.checksum import add_checksums
 from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.cursor import compare_sql, range_sql, up_to_sql
-from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
+from k2.offload.partition import partition_bounds_sql, partition_sql
 from k2.offload.schema import Column, Kind, casts_sql
+from k2.offload.source import source_sql
 from k2.offload.unload import WrittenFile, require_as_planned
 from k2.registry import OffsetCursor
 from k2.settings import load_settings

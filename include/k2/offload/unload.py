@@ -15,8 +15,9 @@ from k2.clickhouse import quote_identifier, quote_string
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
 from k2.offload.faults import fault
-from k2.offload.plan import partition_bounds_sql, partition_sql, source_sql
+from k2.offload.partition import partition_bounds_sql, partition_sql
 from k2.offload.schema import casts_sql, file_structure
+from k2.offload.source import source_sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2.offload import plan
+from k2.offload import source
 from k2.offload.cursor import Token, parse_token, range_sql
-from k2.offload.plan import next_upper, source_sql
+from k2.offload.plan import next_upper
+from k2.offload.source import source_sql
 from k2.registry import OffsetCursor, TimestampCursor, VersionCursor, registry
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ def rows_table(client: Client) -> str:
     return "ranges"
 
 
-@pytest.fixture(params=[plan.NARROWED_OF, 1], ids=["plain", "narrowed"])
+@pytest.fixture(params=[source.NARROWED_OF, 1], ids=["plain", "narrowed"])
 def narrowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of a few rows read as it is, or as a large one is."""
-    monkeypatch.setattr(plan, "NARROWED_OF", request.param)
+    monkeypatch.setattr(source, "NARROWED_OF", request.param)
 
 
 def entry(cursor: Any, max_batch_rows: int = 10_000) -> Table:
@@ -239,7 +240,7 @@ def test_a_rush_is_cut_into_ranges_that_hold_each_trade_once(
     client: Client, scattered: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some old ones come again in it: no range ends at a row that a merge takes away."""
-    monkeypatch.setattr(plan, "NARROWED_VERSIONS", 200)
+    monkeypatch.setattr(source, "NARROWED_VERSIONS", 200)
     lower: Token | None = Token("kafka_offset", (("binance", 0, 999_999),))
     add_trades(client, "number", 1_000_000, 1_000)
     add_trades(client, "number", 999_000, 900, again=1)

@@ -45,7 +45,7 @@ LATE_TIME = TIMES[5] - dt.timedelta(seconds=20)
 def narrowed() -> Iterator[None]:
     """Tables of a few rows are read as large ones are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("k2.offload.plan.NARROWED_OF", 1)
+        patch.setattr("k2.offload.source.NARROWED_OF", 1)
         yield
 
 

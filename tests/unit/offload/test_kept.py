@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from k2.offload.kept import KEPT_FROM, first_kept, is_kept, kept_filter, kept_from, kept_sql
 from k2.offload.lake import partition_value
-from k2.offload.plan import partition_name, partition_of, partition_range
+from k2.offload.partition import partition_name, partition_of, partition_range
 from k2.registry import PartitionRule, Table, registry
 
 days = st.dates(dt.date(1900, 1, 1), dt.date(2299, 12, 30))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from k2.errors import OffloadError
 from k2.offload.cursor import Token, make_token
 from k2.offload.lake import partition_value
-from k2.offload.plan import Intent, PartitionPlan, batch_name, parse_intent, partition_range
+from k2.offload.partition import partition_range
+from k2.offload.plan import Intent, PartitionPlan, batch_name, parse_intent
 from k2.registry import PartitionRule, registry
 
 LENGTHS = {"day": 10, "month": 7, "year": 4}

@@ -17,8 +17,8 @@ from k2.clickhouse import quote_identifier
 from k2.embedded.jars import JARS_DIRECTORY, Jar, fetch
 from k2.embedded.spark import spark_environment
 from k2.jobs import offload_command, submit_command
-from k2.offload.plan import source_sql
 from k2.offload.schema import casts_sql, source_columns
+from k2.offload.source import source_sql
 from k2.registry import REGISTRY_DIRECTORY
 
 if TYPE_CHECKING:
