@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test crash-matrix monitoring-test soak lint audit format lock clean
+.PHONY: help setup demo up down test crash-matrix monitoring-test soak bench lint audit format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,14 @@ soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minut
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 down
 	@rm -rf .k2/soak
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 soak $(ARGS)
+
+bench: $(READY) ## measure everything on this machine, over half an hour; writes docs/benchmarks.md
+	@$(BIN)/k2 bench freshness --rates 1000+100,10000+500 --minutes 2 --settle-every 2
+	@$(BIN)/k2 bench settling --new-trades 20000 --table-trades 1000000,40000000
+	@$(BIN)/k2 bench offload --rows 3800000 --large 40000000 --repeat 3
+	@$(BIN)/k2 bench incremental --new-trades 20000 --table-trades 1000000,40000000 --repeat 3
+	@$(BIN)/k2 bench dag --binance 3800000 --kraken 19000
+	@$(BIN)/k2 bench server --rows 5000000 --repeat 3
 
 lint: $(READY) ## check style, types, SQL, and that no file holds a secret
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from k2.cli import app
+from k2.commands.bench import bench
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
@@ -71,6 +72,11 @@ def test_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert "demo" in targets
     assert set(re.findall(r"\bmake ([a-z-]+)", _code(document))) <= targets
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    run = re.findall(r"/k2 bench ([a-z]+)", (PROJECT / "Makefile").read_text())
+    assert sorted(run) == sorted(typer.main.get_command(bench).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_named)

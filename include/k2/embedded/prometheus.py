@@ -30,7 +30,7 @@ _GO_MOD: Final = f"module k2.local/prometheus\n\ngo 1.26.0\n\nrequire {_MODULE} 
 
 
 class PrometheusError(StackError):
-    """Prometheus cannot be built, or does not start."""
+    """Prometheus cannot be built."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def maintain(keeper: Keeper) -> None:
 
     Raises:
         LakeChangedError: the table does not stand where K2 left it.
-        MaintenanceError: another run is at it, or PostgreSQL's intent cannot be read.
+        MaintenanceError: another run is at it, PostgreSQL's intent cannot be read, or a rewrite has
+            lost or doubled rows.
     """
     with _only_run(keeper.postgres, keeper.table.name):
         for name, step in STEPS.items():
