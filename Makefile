@@ -52,7 +52,7 @@ soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minut
 
 bench: $(READY) ## measure everything on this machine, over half an hour; writes docs/benchmarks.md
 	@$(BIN)/k2 bench freshness --rates 1000+100,10000+500 --minutes 2 --settle-every 2
-	@$(BIN)/k2 bench settling --new-trades 20000 --table-trades 1000000,40000000
+	@$(BIN)/k2 bench settling --new-trades 20000,3800000 --table-trades 1000000,40000000
 	@$(BIN)/k2 bench offload --rows 3800000 --large 40000000 --repeat 3
 	@$(BIN)/k2 bench incremental --new-trades 20000 --table-trades 1000000,40000000 --repeat 3
 	@$(BIN)/k2 bench dag --binance 3800000 --kraken 19000

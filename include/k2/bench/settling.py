@@ -1,8 +1,8 @@
 """What settling costs: the rows it reads and its seconds, on a small table and on a large one.
 
-Silver is filled with a history of trades, then with those of one more quarter of an hour, some of
-them late and some produced twice; dbt settles them as it does every time. The cost follows the new
-trades when a larger history leaves it where it was.
+Silver is filled with a history of trades, then with those of a quarter of an hour more, some of
+them late and some produced twice, and dbt settles them as always: few of them, then as many as come
+in a rush. The cost follows the new trades when a larger history leaves it where it was.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from k2.bench import history
@@ -19,7 +20,7 @@ from k2.ingest.bronze import create_bronze
 from k2.registry import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from k2.settings import Settings
 
 TABLE_TRADES = (1_000_000, 40_000_000)
-NEW_TRADES = 20_000
+# What a quarter of an hour brings in everyday life, and at its worst.
+NEW_TRADES = (20_000, 3_800_000)
 
 JSON_NAME = "settling.json"
 COLUMNS = (
@@ -69,15 +71,18 @@ def measure(
     *,
     now: Callable[[], dt.datetime],
     table_trades: Sequence[int] = TABLE_TRADES,
-    new_trades: int = NEW_TRADES,
+    new_trades: Sequence[int] = NEW_TRADES,
     say: Callable[[str], object] = lambda _line: None,
 ) -> Iterator[Settling]:
-    """Settle `new_trades` on a table of each size, in databases of their own, which are dropped.
+    """Settle arrivals of new trades on a table of each size, one arrival after the other.
+
+    Each table is in a database of its own, which is dropped.
 
     Args:
         settings: a ClickHouse that does nothing else meanwhile: its counters are read.
         state: directory for what dbt writes.
         now: the current time, UTC.
+        new_trades: how many each arrival brings, a quarter of an hour after the one before.
 
     Raises:
         StackError: ClickHouse cannot be used.
@@ -90,37 +95,37 @@ def measure(
             client.command(f"drop database if exists {quote_identifier(database)}")
             create_bronze(client, registry(), queue="embedded", database=database)
         try:
-            yield _settle_on_history(own, state / database, trades, new_trades, now, say)
+            start = now() - len(new_trades) * history.INTERVAL
+            say(f"{trades:,} trades of {history.DAYS} days go to Silver, their candles are settled")
+            history.build(own, state / database)
+            with connect(own.clickhouse) as client:
+                history.fill(client, trades, start)
+            history.settle(own, state / database)
+            held = trades
+            for count in new_trades:
+                say(f"{count:,} trades more are settled ...")
+                yield _settle_arrival(own, state / database, held, count, start)
+                held += count
+                start += history.INTERVAL
         finally:
             with connect(settings.clickhouse, database="default") as client:
                 client.command(f"drop database {quote_identifier(database)}")
 
 
-def _settle_on_history(
-    settings: Settings,
-    state: Path,
-    trades: int,
-    new_trades: int,
-    now: Callable[[], dt.datetime],
-    say: Callable[[str], object],
+def _settle_arrival(
+    settings: Settings, state: Path, held: int, new_trades: int, start: dt.datetime
 ) -> Settling:
-    history.build(settings, state)
+    """Settle trades that arrive in the interval after `start`, on top of those that are held."""
+    # As if the last run had been when they began to arrive.
+    history.rewind(settings, state, start)
     with connect(settings.clickhouse) as client:
-        say(f"{trades:,} trades of {history.DAYS} days go to Silver ...")
-        end = now() - history.INTERVAL
-        history.fill(client, trades, end)
-        say("their candles are settled ...")
-        history.settle(settings, state)
-        # As if that run had been when the history ended.
-        history.rewind(settings, state, end)
-        say(f"{new_trades:,} trades more are settled ...")
-        history.add_interval(client, trades, new_trades, end)
+        history.add_interval(client, held, new_trades, start)
         rows, size, candles = _counters(client)
         history.settle(settings, state)
         rows_after, size_after, candles_after = _counters(client)
     seconds, seconds_by_model = _seconds(state)
     return Settling(
-        table_trades=trades,
+        table_trades=held,
         new_trades=new_trades,
         candles=candles_after - candles,
         rows_read=rows_after - rows,
@@ -154,13 +159,18 @@ def _seconds(state: Path) -> tuple[float, dict[str, float]]:
     return (completed - started).total_seconds(), by_model
 
 
-def summary(settlings: Sequence[Settling]) -> list[list[Any]]:
-    """A row of COLUMNS for each table; with several, what the last costs relative to the first."""
-    rows = [_figures(one) for one in settlings]
-    if len(rows) > 1:
-        rows.append(
-            [f"x {last / first:.2f}" for first, last in zip(rows[0], rows[-1], strict=True)]
-        )
+def summary(settlings: Iterable[Settling]) -> list[list[Any]]:
+    """A row of COLUMNS for each run, arrivals of one size together.
+
+    With several tables, what the last costs relative to the first follows.
+    """
+    rows = []
+    for _, runs in groupby(sorted(settlings, key=_new_trades), key=_new_trades):
+        figures = [_figures(run) for run in runs]
+        rows += figures
+        if len(figures) > 1:
+            first, last = figures[0], figures[-1]
+            rows.append([f"x {b / a:.2f}" for a, b in zip(first, last, strict=True)])
     return rows
 
 
@@ -181,6 +191,10 @@ def _section(document: dict[str, Any], settlings: Sequence[Settling]) -> Iterato
     yield where(document)
     yield ""
     yield from table(COLUMNS, summary(settlings))
+
+
+def _new_trades(one: Settling) -> int:
+    return one.new_trades
 
 
 def _figures(one: Settling) -> list[Any]:

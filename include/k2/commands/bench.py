@@ -81,8 +81,8 @@ def freshness(
 @bench.command()
 def settling(
     new_trades: Annotated[
-        int, typer.Option(min=1, help="Trades that are new in the measured run.")
-    ] = 20_000,
+        str, typer.Option(help="Trades that are new in a measured run, comma separated.")
+    ] = "20000,3800000",
     table_trades: Annotated[
         str, typer.Option(help="Trades that Silver holds before, comma separated.")
     ] = "1000000,40000000",
@@ -97,7 +97,7 @@ def settling(
     from k2.embedded.stack import running_engines
     from k2.embedded.state import FREE_PORTS
 
-    sizes = [int(text) for text in table_trades.split(",")]
+    arrivals, tables = _counts(new_trades), _counts(table_trades)
     with running_engines(state_directory() / "settling", terminal.say, FREE_PORTS) as stack:
         measurement = page.measurement(_now())
         measured = list(
@@ -105,8 +105,8 @@ def settling(
                 stack.settings,
                 stack.directory / "dbt",
                 now=_now,
-                table_trades=sizes,
-                new_trades=new_trades,
+                table_trades=tables,
+                new_trades=arrivals,
                 say=terminal.say,
             )
         )
@@ -139,7 +139,7 @@ def incremental(
         for one in measure.measure(
             directory,
             now=_now,
-            table_trades=[int(text) for text in table_trades.split(",")],
+            table_trades=_counts(table_trades),
             new_trades=new_trades,
             repeat=repeat,
             say=terminal.say,
@@ -269,6 +269,16 @@ def _emptied(directory: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(count) for count in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise typer.BadParameter(f"{text!r}: give whole numbers above zero, comma separated.")
+    return counts
 
 
 def _now() -> dt.datetime:

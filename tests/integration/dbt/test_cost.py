@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from k2.settings import Settings
 
 SMALL, LARGE = 50_000, 1_000_000
-NEW = 2_000
+NEW, RUSH = 2_000, 4_000
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def settlings(server: Settings, tmp_path_factory: pytest.TempPathFactory) -> lis
             tmp_path_factory.mktemp("cost"),
             now=lambda: datetime.now(UTC),
             table_trades=(SMALL, LARGE),
-            new_trades=NEW,
+            new_trades=(NEW, RUSH),
         )
     )
 
@@ -32,10 +32,10 @@ def settlings(server: Settings, tmp_path_factory: pytest.TempPathFactory) -> lis
 def test_a_table_of_twenty_times_the_trades_costs_no_more_than_a_few_times_the_rows(
     settlings: list[Settling],
 ) -> None:
-    small, large = settlings
-    assert small.table_trades * 20 == large.table_trades
-    assert large.rows_read < 4 * small.rows_read
-    assert large.rows_read < LARGE
+    for small, large in zip(settlings[:2], settlings[2:], strict=True):
+        assert small.new_trades == large.new_trades
+        assert large.rows_read < 4 * small.rows_read
+        assert large.rows_read < LARGE
 
 
 def test_the_windows_of_the_new_trades_are_settled_and_only_those(
@@ -43,11 +43,18 @@ def test_the_windows_of_the_new_trades_are_settled_and_only_those(
 ) -> None:
     """In each of six timeframes a trade has one window; ones that came twice add none."""
     for one in settlings:
-        assert 0 < one.candles <= 6 * NEW
+        assert 0 < one.candles <= 6 * one.new_trades
 
 
-def test_the_summary_tells_how_many_times_the_first_the_last_costs(
+def test_an_arrival_is_settled_on_top_of_the_one_before(settlings: list[Settling]) -> None:
+    held = [(one.table_trades, one.new_trades) for one in settlings]
+    assert held == [(SMALL, NEW), (SMALL + NEW, RUSH), (LARGE, NEW), (LARGE + NEW, RUSH)]
+
+
+def test_the_summary_tells_for_each_arrival_how_many_times_the_first_the_last_table_costs(
     settlings: list[Settling],
 ) -> None:
-    small, large, ratio = summary(settlings)
-    assert (small[0], large[0], ratio[0]) == (SMALL, LARGE, "x 20.00")
+    few, few_on_large, ratio, rush, rush_on_large, rush_ratio = summary(settlings)
+    assert (few[:2], few_on_large[:2]) == ([SMALL, NEW], [LARGE, NEW])
+    assert (rush[:2], rush_on_large[:2]) == ([SMALL + NEW, RUSH], [LARGE + NEW, RUSH])
+    assert (ratio[0], rush_ratio[0]) == ("x 20.00", "x 19.27")
