@@ -213,12 +213,14 @@ def _leaks(user: User) -> list[str]:
 
 
 def _listening(user: User) -> set[tuple[str, int]]:
-    found: set[tuple[str, int]] = set()
-    for process in user.processes():
-        with suppress(psutil.NoSuchProcess):
-            sockets = process.net_connections("inet")
-            found |= {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
-    return found
+    """Addresses and ports; Airflow's servers hide their environment, so the ports tell them."""
+    own = {process.pid for process in user.processes()}
+    ports = {user.state.clickhouse_port, user.state.airflow_port}
+    return {
+        tuple(each.laddr)
+        for each in psutil.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN and (each.pid in own or each.laddr.port in ports)
+    }
 
 
 def _asset_events(airflow: airflow_client.Airflow) -> list[str]:

@@ -81,7 +81,8 @@ class Exporter(Collector):
         others = [
             postgres_store(self._settings.postgres, self._registry, histories),
             lake_store(self._settings.lake),
-            kafka_store(self._admin, self._registry) if self._admin else None,
+            # A client without waiting requests has the length 0.
+            None if self._admin is None else kafka_store(self._admin, self._registry),
         ]
         readings = self._read([store for store in others if store is not None])
         postgres = readings["postgres"]

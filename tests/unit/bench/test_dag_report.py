@@ -85,6 +85,7 @@ def test_targets_compare_medians() -> None:
 def test_the_report_is_a_section_a_plot_and_the_runs(tmp_path: Path) -> None:
     head = {
         "measured_at": "2026-05-04 03:02 UTC",
+        "command": "k2 bench dag",
         "machine": dict.fromkeys(("cpu", "cores", "memory_gb", "system", "load_before"), "some"),
     }
     write_report(tmp_path / "benchmarks", RESULTS, head)
