@@ -9,7 +9,7 @@ import pytest
 
 from k2.clickhouse import connect
 from k2.ingest.bronze import create_bronze
-from k2.monitoring import metrics, offloads, pipeline
+from k2.monitoring import metrics, pipeline
 from k2.monitoring.stores import clickhouse_store
 from k2.offload.cursor import make_token
 from k2.offload.history import TableHistory
@@ -146,22 +146,6 @@ def test_a_scrape_reads_no_more_of_tables_that_are_twenty_times_as_large(client:
     # The view of the candles reads the record of all settlements, whoever asks it.
     for part in small.keys() - {"query"}:
         assert large[part] < max(2 * small[part], SMALL), (part, small, large)
-
-
-def test_of_a_long_lag_a_part_is_read(client: Client) -> None:
-    counting = Counting(client)
-    bronze = registry().tables[0]
-    waiting = offloads.read_waiting(
-        counting,  # type: ignore[arg-type]
-        bronze,
-        # How many rows a table has is known without reading them, so a few are offloaded.
-        TableHistory(token=make_token(bronze.cursor, [(0, 5)]).to_json()),
-        rows_read=SMALL,
-    )
-    values = {sample.metric: sample.value for sample in waiting}
-    assert 0 < values[metrics.LAG_ROWS] < LARGE
-    assert values[metrics.LAG_SECONDS] > 0
-    assert counting.rows < LARGE
 
 
 def test_a_lag_that_cannot_be_told_within_its_bound_is_not_told(client: Client) -> None:
