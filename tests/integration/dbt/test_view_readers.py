@@ -74,7 +74,7 @@ def readers(warehouse: Warehouse) -> list[Reader]:
     minutes = [
         datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=n) for n in range(60)
     ]
-    done, offset = threading.Event(), 0
+    fed, done, offset = threading.Event(), threading.Event(), 0
 
     def feed(until: threading.Event) -> None:
         nonlocal offset
@@ -88,13 +88,22 @@ def readers(warehouse: Warehouse) -> list[Reader]:
             offset += 1
 
     threads = [Reader(warehouse, table, done) for table in READ]
-    feeder = threading.Thread(target=feed, args=(done,))
+    feeder = threading.Thread(target=feed, args=(fed,))
     try:
         for thread in (*threads, feeder):
             thread.start()
         for _ in range(RUNS):
             warehouse.dbt("run", *SETTLED)
+        fed.set()
+        feeder.join()
+        # A window that goes on getting trades is hardly ever seen settled.
+        warehouse.dbt("run", *SETTLED)
+        reads = [reader.reads for reader in threads]
+        while any(reader.reads < before + 2 for reader, before in zip(threads, reads, strict=True)):
+            assert all(reader.is_alive() for reader in threads)
+            done.wait(0.05)
     finally:
+        fed.set()
         done.set()
         for thread in (*threads, feeder):
             thread.join()
