@@ -29,45 +29,21 @@ live_windows as (
 {%- endmacro %}
 
 
-{# The last steps of every candle view: the settled candles and, for the live windows, the CTE `live`
-   where it has more trades. A window is there once, whenever a run settles it meanwhile: a query sees
-   one state of each table (enable_shared_storage_snapshot_in_query, the default). #}
+{# The last steps of every candle view: the settled candles and the CTE `live`, and of a window that
+   both have the one with more trades. A window is there once, whenever a run settles it meanwhile: a
+   query sees one state of each table (enable_shared_storage_snapshot_in_query, the default).
+   The settled candles are read in the order of their key, so nothing but the live ones is sorted. #}
 {% macro settled_and_live(settled_table) -%}
 candles as (
     select
         exchange, canonical_symbol, window_start, {{ candle_columns() }},
         toNullable(settled_at) as settled_at, 1 as is_settled
     from {{ settled_table }} final
-),
-
-live_or_settled as (
-    select
-        exchange, canonical_symbol, window_start, {{ candle_columns() }},
-        settled_at, is_settled
-    from candles
-    where (exchange, canonical_symbol, window_start) in ({{ keys_of('live_windows') }})
     union all
     select
         exchange, canonical_symbol, window_start, {{ candle_columns() }},
         null as settled_at, 0 as is_settled
     from live
-),
-
-all_candles as (
-    select
-        exchange, canonical_symbol, window_start, {{ candle_columns() }},
-        settled_at, is_settled
-    from candles
-    where (exchange, canonical_symbol, window_start) not in ({{ keys_of('live_windows') }})
-    union all
-    (
-        select
-            exchange, canonical_symbol, window_start, {{ candle_columns() }},
-            settled_at, is_settled
-        from live_or_settled
-        order by exchange, canonical_symbol, window_start, trade_count desc, is_settled desc
-        limit 1 by exchange, canonical_symbol, window_start
-    )
 )
 
 select
@@ -78,7 +54,9 @@ select
     toDecimal64(divideDecimal(quote_volume, volume, 8), 8) as vwap,
     settled_at,
     is_settled
-from all_candles
+from candles
+order by exchange, canonical_symbol, window_start, trade_count desc, is_settled desc
+limit 1 by exchange, canonical_symbol, window_start
 {%- endmacro %}
 
 

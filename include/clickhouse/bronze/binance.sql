@@ -1,11 +1,16 @@
 -- Bronze of Binance: the trade and aggTrade streams, plain or in the envelope of a combined stream
 -- (https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams).
 --
---   trades_binance_queue -> trades_binance_checked -> bronze_trades_binance
---                                                  -> dead_letters
+--   trades_binance_queue -> trades_binance_parsed
+--     a block of plain trades     -> bronze_trades_binance
+--     a block with anything else  -> trades_binance_unclear -> trades_binance_checked
+--                                      -> bronze_trades_binance
+--                                      -> dead_letters
 --
--- One view reads each message once and says what is wrong with it. Right ones go on to Bronze,
--- wrong ones to the dead letters: nothing gets lost between two views that judge differently.
+-- Every insert plans the views that it passes anew, which costs more than reading a thousand messages.
+-- So what nearly every block is takes a short way, and the long one is planned only for what gets there.
+-- A block takes one of them, whole: it lands as one part, and nothing gets lost between two views that
+-- judge differently. On the long way right messages go on to Bronze, wrong ones to the dead letters.
 -- A topic carries trades or aggregate trades of a market, not both: their ids are not comparable.
 
 create table if not exists {database}.bronze_trades_binance -- noqa: PRS
@@ -40,6 +45,18 @@ partition by toDate(ingestion_timestamp)
 -- Small parts come several times a second; merged by five, all rows would be written anew each time.
 settings merge_selector_base = 20
 comment 'Trades of Binance as they came, keyed by their place in the log';
+
+create table if not exists {database}.trades_binance_unclear
+(
+    message String comment 'The message as the queue gave it',
+    _topic LowCardinality(String) comment 'Kafka topic',
+    _partition UInt64 comment 'Partition of the message in its topic',
+    _offset UInt64 comment 'Offset of the message in its partition',
+    _error String comment 'Why it could not be read; empty for a readable message',
+    _raw_message String comment 'The message, where it could not be read as JSON'
+)
+engine = Null
+comment 'Blocks of Binance in which a message has to be looked at closely; passes through';
 
 create table if not exists {database}.trades_binance_checked
 (
@@ -96,8 +113,6 @@ comment 'Wrong messages go to the dead letters';
 -- Numbers are marked while they are still text ("t":5 becomes "t":"#5"): a JSON parser would turn
 -- large ones into doubles, and would take a number for a text and a text for a number.
 -- Answers to a subscription ({"result":null,"id":1}) belong to the protocol and are skipped.
--- Every insert plans this query anew, which costs more than reading a thousand messages. So it is
--- short: one pattern for what plainly is a trade, one list of checks for everything else.
 create materialized view if not exists {database}.trades_binance_checked_mv
 to {database}.trades_binance_checked
 as
@@ -109,7 +124,7 @@ with
             _offset as kafka_offset,
             _error as engine_error,
             if(_error = '', message, _raw_message) as raw_message
-        from {database}.trades_binance_queue
+        from {database}.trades_binance_unclear
     ),
     marked as (
         select
@@ -342,3 +357,116 @@ where
         and JSONHas(raw_message, 'id')
     )
 comment 'Reads the messages of Binance and says what is wrong with them';
+
+create table if not exists {database}.trades_binance_parsed
+(
+    message String comment 'The message as the queue gave it',
+    _topic LowCardinality(String) comment 'Kafka topic',
+    _partition UInt64 comment 'Partition of the message in its topic',
+    _offset UInt64 comment 'Offset of the message in its partition',
+    _error String comment 'Why it could not be read; empty for a readable message',
+    _raw_message String comment 'The message, where it could not be read as JSON',
+    exchange_timestamp DateTime64(3, 'UTC') comment 'Time of the trade, UTC',
+    event_time DateTime64(3, 'UTC') comment 'Time of the event, UTC',
+    sequence_number UInt64 comment 'Trade id of Binance',
+    symbol String comment 'Market as Binance writes it',
+    side LowCardinality(String) comment 'Side of the taker: buy or sell',
+    price Decimal(18, 8) comment 'Quote currency per unit of the base currency',
+    quantity Decimal(18, 8) comment 'Units of the base currency',
+    quote_volume Decimal(18, 8) comment 'price * quantity, rounded half-even to 8 digits',
+    block_is_plain UInt8 comment '1 where every message of the block plainly is a trade'
+)
+engine = Null
+comment 'Messages of Binance, read as plain trades; passes through';
+
+create materialized view if not exists {database}.bronze_trades_binance_plain_mv
+to {database}.bronze_trades_binance
+as
+select
+    exchange_timestamp,
+    sequence_number,
+    symbol,
+    side,
+    price,
+    quantity,
+    quote_volume,
+    event_time,
+    _offset as kafka_offset,
+    _partition as kafka_partition
+from {database}.trades_binance_parsed
+where block_is_plain
+comment 'Blocks of plain trades go to Bronze';
+
+create materialized view if not exists {database}.trades_binance_unclear_mv
+to {database}.trades_binance_unclear
+as
+select
+    message,
+    _topic,
+    _partition,
+    _offset,
+    _error,
+    _raw_message
+from {database}.trades_binance_parsed
+where not block_is_plain
+comment 'Blocks in which a message is not plain are checked, whole';
+
+create materialized view if not exists {database}.trades_binance_parsed_mv
+to {database}.trades_binance_parsed
+as
+with parsed as (
+    select
+        message,
+        _topic,
+        _partition,
+        _offset,
+        _error,
+        _raw_message,
+        JSONExtract(
+            if(startsWith(message, '{"stream"'), JSONExtractRaw(message, 'data'), message),
+            'Tuple(
+                e String, E String, s String, t UInt64, a UInt64, p String, q String, T String,
+                m Bool
+            )'
+        ) as fields,
+        if(fields.e = 'trade', fields.t, fields.a) as sequence_number,
+        toDecimal64OrZero(fields.p, 8) as price,
+        toDecimal64OrZero(fields.q, 8) as quantity,
+        roundBankers(toDecimal128(price, 8) * quantity, 8) as volume,
+        -- What is no valid JSON has no volume.
+        volume > 0
+        and volume < 10000000000
+        and sequence_number > 0
+        and match(
+            message,
+            concat(
+                '^(\\{"stream":"[0-9a-zA-Z@_]{1,64}","data":)?',
+                '\\{"e":"(trade|aggTrade)","E":(1[3-9]|[23][0-9])[0-9]{11}([0-9]{3})?,',
+                '"s":"[0-9A-Z]{1,20}","[at]":[0-9]{1,18},',
+                '"p":"[0-9]{1,10}(\\.[0-9]{1,8})?","q":"[0-9]{1,10}(\\.[0-9]{1,8})?",',
+                '("[abfl]":[0-9]{1,18},)*"T":(1[3-9]|[23][0-9])[0-9]{11}([0-9]{3})?,',
+                '"m":(true|false)(,"M":(true|false))?\\}{1,2}$'
+            )
+        ) as is_plain
+    from {database}.trades_binance_queue
+)
+select
+    message,
+    _topic,
+    _partition,
+    _offset,
+    _error,
+    _raw_message,
+    -- Milliseconds, or microseconds if asked for.
+    fromUnixTimestamp64Milli(toInt64OrZero(substring(fields.T, 1, 13)), 'UTC')
+        as exchange_timestamp,
+    fromUnixTimestamp64Milli(toInt64OrZero(substring(fields.E, 1, 13)), 'UTC') as event_time,
+    sequence_number,
+    fields.s as symbol,
+    if(fields.m, 'sell', 'buy') as side,
+    price,
+    quantity,
+    toDecimal64(if(is_plain, volume, 0), 8) as quote_volume,
+    min(is_plain) over () as block_is_plain
+from parsed
+comment 'Reads the messages of Binance as plain trades, and says whether all of a block are';

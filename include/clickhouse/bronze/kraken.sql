@@ -1,12 +1,17 @@
 -- Bronze of Kraken: the trade channel of the WebSocket API v2, one or several trades a message
 -- (https://docs.kraken.com/api/docs/websocket-v2/trade).
 --
---   trades_kraken_queue -> trades_kraken_checked -> bronze_trades_kraken
---                                                -> dead_letters
+--   trades_kraken_queue -> trades_kraken_parsed
+--     a block of plain trades     -> bronze_trades_kraken
+--     a block with anything else  -> trades_kraken_unclear -> trades_kraken_checked
+--                                      -> bronze_trades_kraken
+--                                      -> dead_letters
 --
--- One view reads each message once and says what is wrong with it, trade by trade. Right trades go
--- on to Bronze, wrong ones to the dead letters: nothing gets lost between two views that judge
--- differently, and a bad trade does not take its neighbours with it.
+-- Every insert plans the views that it passes anew, which costs more than reading a thousand messages.
+-- So what nearly every block is takes a short way, and the long one is planned only for what gets there.
+-- A block takes one of them, whole: it lands as one part, and nothing gets lost between two views that
+-- judge differently. On the long way right messages go on to Bronze, wrong ones to the dead letters.
+-- Trades of a message are judged one by one: a bad one does not take its neighbours with it.
 
 create table if not exists {database}.bronze_trades_kraken -- noqa: PRS
 (
@@ -40,6 +45,18 @@ partition by toDate(ingestion_timestamp)
 -- Small parts come several times a second; merged by five, all rows would be written anew each time.
 settings merge_selector_base = 20
 comment 'Trades of Kraken as they came, keyed by their place in the log';
+
+create table if not exists {database}.trades_kraken_unclear
+(
+    message String comment 'The message as the queue gave it',
+    _topic LowCardinality(String) comment 'Kafka topic',
+    _partition UInt64 comment 'Partition of the message in its topic',
+    _offset UInt64 comment 'Offset of the message in its partition',
+    _error String comment 'Why it could not be read; empty for a readable message',
+    _raw_message String comment 'The message, where it could not be read as JSON'
+)
+engine = Null
+comment 'Blocks of Kraken in which a message has to be looked at closely; passes through';
 
 create table if not exists {database}.trades_kraken_checked
 (
@@ -105,7 +122,7 @@ with
             _offset as kafka_offset,
             _error as engine_error,
             if(_error = '', message, _raw_message) as raw_message
-        from {database}.trades_kraken_queue
+        from {database}.trades_kraken_unclear
     ),
     marked as (
         select
@@ -388,3 +405,139 @@ select
     ) as reason
 from checked
 comment 'Reads the messages of Kraken and says what is wrong with them';
+
+create table if not exists {database}.trades_kraken_parsed
+(
+    message String comment 'The message as the queue gave it',
+    _topic LowCardinality(String) comment 'Kafka topic',
+    _partition UInt64 comment 'Partition of the message in its topic',
+    _offset UInt64 comment 'Offset of the message in its partition',
+    _error String comment 'Why it could not be read; empty for a readable message',
+    _raw_message String comment 'The message, where it could not be read as JSON',
+    trade_number UInt64 comment 'Which trade of the message, from 1; 0 is a message without trades',
+    exchange_timestamp DateTime64(3, 'UTC') comment 'Time of the trade, UTC',
+    event_time DateTime64(3, 'UTC') comment 'Time of the event, UTC',
+    sequence_number UInt64 comment 'Trade id of Kraken',
+    symbol String comment 'Market as Kraken writes it',
+    side LowCardinality(String) comment 'Side of the taker: buy or sell',
+    price Decimal(18, 8) comment 'Quote currency per unit of the base currency',
+    quantity Decimal(18, 8) comment 'Units of the base currency',
+    quote_volume Decimal(18, 8) comment 'price * quantity, rounded half-even to 8 digits',
+    block_is_plain UInt8 comment '1 where every message of the block plainly is one of trades or a heartbeat'
+)
+engine = Null
+comment 'Messages of Kraken, read as plain trades; passes through';
+
+create materialized view if not exists {database}.bronze_trades_kraken_plain_mv
+to {database}.bronze_trades_kraken
+as
+select
+    exchange_timestamp,
+    sequence_number,
+    symbol,
+    side,
+    price,
+    quantity,
+    quote_volume,
+    event_time,
+    _offset as kafka_offset,
+    _partition as kafka_partition
+from {database}.trades_kraken_parsed
+where block_is_plain and trade_number > 0
+comment 'Blocks of plain trades go to Bronze';
+
+create materialized view if not exists {database}.trades_kraken_unclear_mv
+to {database}.trades_kraken_unclear
+as
+select
+    message,
+    _topic,
+    _partition,
+    _offset,
+    _error,
+    _raw_message
+from {database}.trades_kraken_parsed
+where not block_is_plain and trade_number <= 1
+comment 'Blocks in which a message is not plain are checked, whole';
+
+create materialized view if not exists {database}.trades_kraken_parsed_mv
+to {database}.trades_kraken_parsed
+as
+with
+    messages as (
+        select
+            message,
+            _topic,
+            _partition,
+            _offset,
+            _error,
+            _raw_message,
+            JSONExtract(
+                message,
+                'data',
+                'Array(Tuple(
+                    symbol String, side String, price String, qty String, trade_id UInt64,
+                    timestamp String
+                ))'
+            ) as data,
+            match(
+                message,
+                concat(
+                    '^\\{"channel":"trade","type":"(update|snapshot)","data":\\[',
+                    '(\\{"symbol":"[0-9A-Z]{1,20}/[0-9A-Z]{1,20}","side":"(buy|sell)",',
+                    '"price":([0-9]{1,7}(\\.[0-9]{1,8})?|[0-9]{8,10}(\\.[0-9]{1,5})?),',
+                    '"qty":([0-9]{1,7}(\\.[0-9]{1,8})?|[0-9]{8,10}(\\.[0-9]{1,5})?),',
+                    '"ord_type":"[a-z]{1,20}","trade_id":[0-9]{1,18},',
+                    '"timestamp":"20[0-9]{2}-[01][0-9]-[0-3][0-9]',
+                    'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?Z"\\}[],])+\\}$'
+                )
+            ) as looks_plain
+        from {database}.trades_kraken_queue
+    ),
+    parsed as (
+        select
+            message,
+            _topic,
+            _partition,
+            _offset,
+            _error,
+            _raw_message,
+            trade_number,
+            trade,
+            parseDateTime64BestEffortOrZero(trade.timestamp, 3, 'UTC') as trade_time,
+            -- Numbers pass a double on their way; the 15 digits of the pattern all survive that.
+            toDecimal64OrZero(trade.price, 8) as price,
+            toDecimal64OrZero(trade.qty, 8) as quantity,
+            roundBankers(toDecimal128(price, 8) * quantity, 8) as volume,
+            -- What is no valid JSON has no volume.
+            message = '{"channel":"heartbeat"}'
+            or (
+                looks_plain
+                and volume > 0
+                and volume < 10000000000
+                and trade_time > toDateTime64(0, 3, 'UTC')
+            ) as is_plain
+        from messages
+        left array join
+            data as trade,
+            arrayEnumerate(data) as trade_number
+    )
+select
+    message,
+    _topic,
+    _partition,
+    _offset,
+    _error,
+    _raw_message,
+    trade_number,
+    trade_time as exchange_timestamp,
+    trade_time as event_time,
+    trade.trade_id as sequence_number,
+    trade.symbol as symbol,
+    trade.side as side,
+    price,
+    quantity,
+    toDecimal64(if(is_plain, volume, 0), 8) as quote_volume,
+    min(is_plain) over () as block_is_plain
+from parsed
+comment 'Reads the messages of Kraken as plain trades, and says whether all of a block are';

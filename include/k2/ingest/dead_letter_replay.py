@@ -245,7 +245,7 @@ class _Replay:
         return self._view.replace("\0", messages)
 
     def _select_of_view(self) -> str:
-        view, queue = (f"trades_{self._exchange.name}_{what}" for what in ("checked_mv", "queue"))
+        view, queue = (f"trades_{self._exchange.name}_{what}" for what in ("checked_mv", "unclear"))
         rows = self._client.query(
             "select as_select from system.tables where database = {database:String}"
             " and name = {view:String}",

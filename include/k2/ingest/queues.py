@@ -42,6 +42,11 @@ def require_way(client: Client, database: str, exchange: str) -> Way:
     queue = f"trades_{exchange}_queue"
     needed = [
         queue,
+        f"trades_{exchange}_parsed",
+        f"trades_{exchange}_parsed_mv",
+        f"bronze_trades_{exchange}_plain_mv",
+        f"trades_{exchange}_unclear",
+        f"trades_{exchange}_unclear_mv",
         f"trades_{exchange}_checked",
         f"trades_{exchange}_checked_mv",
         f"bronze_trades_{exchange}_mv",
