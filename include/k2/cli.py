@@ -14,6 +14,7 @@ from k2.commands import asking, feeding, monitoring, offloading, stack
 from k2.commands.bench import bench
 from k2.commands.common import HELP
 from k2.commands.dead_letters import dead_letters
+from k2.commands.doctor import doctor
 from k2.errors import K2Error
 from k2.logs import configure_logs
 
@@ -40,6 +41,7 @@ for command in (
     asking.quality,
     asking.sql,
     monitoring.metrics,
+    doctor,
 ):
     app.command()(command)
 app.add_typer(dead_letters, name="deadletters")

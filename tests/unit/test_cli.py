@@ -36,6 +36,7 @@ COMMANDS = [
     "quality",
     "sql",
     "metrics",
+    "doctor",
     "deadletters",
     "bench",
 ]
