@@ -86,7 +86,8 @@ def expired_lease(stack: Stack) -> Iterator[None]:
     with watermark.connect(stack.settings.postgres) as connection:
         connection.execute(
             "insert into offload_watermarks (table_name, holder, claimed_at, lease_until) values"
-            " ('ohlcv_1d', 'host process 7', now() - interval '1 hour', now() - interval '1 minute')"
+            " ('ohlcv_1d', 'host process 7', now() - interval '1 hour',"
+            " now() - interval '1 minute')"
         )
         yield
         connection.execute("delete from offload_watermarks")
