@@ -36,6 +36,7 @@ for command in (
     offloading.maintain,
     offloading.audit,
     offloading.repair,
+    offloading.restore,
     offloading.status,
     offloading.soak,
     asking.quality,

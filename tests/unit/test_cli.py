@@ -31,6 +31,7 @@ COMMANDS = [
     "maintain",
     "audit",
     "repair",
+    "restore",
     "status",
     "soak",
     "quality",

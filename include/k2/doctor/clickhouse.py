@@ -68,6 +68,12 @@ def grants(client: Client, user: str, users: Path = USERS) -> Result:
     return ok(f"{user} has all {len(needed)}")
 
 
+def unloads(user: str, users: Path = USERS) -> bool:
+    """Whether a login is meant to write files: the offload's, and the owner."""
+    own = _of_file(users, user)
+    return not own or any("file" in _rights(statement) for statement in own)
+
+
 def _needed(user: str, database: str, users: Path) -> Iterator[str]:
     """Single rights, as CHECK GRANT takes them."""
     own = _of_file(users, user)
@@ -79,12 +85,17 @@ def _needed(user: str, database: str, users: Path) -> Iterator[str]:
         if found is None:
             continue
         where = re.sub(r"^k2\.", f"{database}.", found["where"])
-        for right in found["rights"].split(", "):
+        for right in _rights(statement):
             if narrow and where == f"{database}.*":
                 # ALTER holds rights on the database that no table has.
                 yield f"{'alter table' if right == 'alter' else right} on {database}.silver_trades"
             else:
                 yield f"{right} on {where}"
+
+
+def _rights(statement: str) -> list[str]:
+    found = _GRANT.fullmatch(statement)
+    return found["rights"].split(", ") if found else []
 
 
 def _of_file(users: Path, user: str) -> list[str]:

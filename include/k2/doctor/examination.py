@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from k2.clickhouse import connect
 from k2.doctor import airflow, clickhouse, clocks, lake, machine, postgres
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from clickhouse_connect.driver.client import Client
+    from psycopg import Connection
 
     from k2.doctor.result import Result
     from k2.doctor.surroundings import Surroundings
     from k2.registry import Registry
 
-# Longer than all time-outs of a group one after the other would be too long to wait for.
-SECONDS: Final = 20.0
-
 
 def examine(surroundings: Surroundings, registry: Registry, *, spark: bool) -> list[Result]:
     """Run every check; with `spark` also the one that starts a JVM."""
-    groups = [
-        _machine(surroundings),
-        _clickhouse(surroundings, registry),
-        *_dbt(surroundings),
-        _postgres(surroundings),
-        _lake(surroundings, registry, spark=spark),
-        _airflow(surroundings.environment),
-    ]
-    return run_groups(groups, seconds=lake.SPARK_SECONDS + SECONDS if spark else SECONDS)
+    return run_groups(
+        [
+            _machine(surroundings),
+            _clickhouse(surroundings, registry),
+            *_dbt(surroundings),
+            _postgres(surroundings),
+            _lake(surroundings, registry),
+            _spark(surroundings, asked=spark),
+            _airflow(surroundings.environment),
+        ]
+    )
 
 
 def _machine(surroundings: Surroundings) -> Group:
@@ -121,13 +121,7 @@ def _postgres(surroundings: Surroundings) -> Group:
     )
 
 
-def _lake(surroundings: Surroundings, registry: Registry, *, spark: bool) -> Group:
-    def from_spark(_: object) -> Result:
-        if not spark:
-            return not_checked("that starts a JVM; 'k2 doctor --spark' does")
-        # Where there is no catalog this is not reached: a JVM would make one.
-        return lake.from_spark(surroundings.environment)
-
+def _lake(surroundings: Surroundings, registry: Registry) -> Group:
     return Group(
         {
             "iceberg tables": lambda connection: lake.catalog(
@@ -136,15 +130,28 @@ def _lake(surroundings: Surroundings, registry: Registry, *, spark: bool) -> Gro
             "lake by clickhouse": lambda connection: lake.from_clickhouse(
                 connection, surroundings.settings
             ),
-            "lake by spark": from_spark,
         },
         name="iceberg catalog",
-        open=lambda: postgres.session(
-            surroundings.settings.postgres.conninfo("lake"), "The Iceberg catalog"
-        ),
+        open=lambda: _open_catalog(surroundings),
         describe=lambda connection: lake.describe(connection, surroundings.settings),
         fix=f"k2 init; if PostgreSQL is down, {postgres.START}",
     )
+
+
+def _spark(surroundings: Surroundings, *, asked: bool) -> Group:
+    def look(_: object) -> Result:
+        if not asked:
+            return not_checked("that starts a JVM; 'k2 doctor --spark' does")
+        with _open_catalog(surroundings) as connection:
+            # It raises where there is no catalog: a JVM would make one.
+            lake.metadata_locations(connection, surroundings.settings)
+        return lake.from_spark(surroundings.environment)
+
+    return Group({"lake by spark": look}, seconds=lake.SPARK_SECONDS + 20)
+
+
+def _open_catalog(surroundings: Surroundings) -> AbstractContextManager[Connection[Any]]:
+    return postgres.session(surroundings.settings.postgres.conninfo("lake"), "The Iceberg catalog")
 
 
 def _airflow(environment: Mapping[str, str]) -> Group:

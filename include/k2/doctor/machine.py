@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import re
 import sys
@@ -40,8 +41,7 @@ def pyspark(path: Sequence[str]) -> Result:
             "one installed last has overwritten those of the other",
             fix,
         )
-    lost = [file for file in spark.files or () if file.suffix != ".pyc" and not _is_there(file)]
-    if lost:
+    if lost := _lost_files(spark):
         return failed(f"{len(lost)} files of pyspark {spark.version} are missing: {lost[0]}", fix)
     return ok(spark.version if client is None else f"{spark.version}, as pyspark-client")
 
@@ -50,8 +50,14 @@ def _distribution(name: str, path: Sequence[str]) -> importlib.metadata.Distribu
     return next(iter(importlib.metadata.distributions(name=name, path=list(path))), None)
 
 
-def _is_there(file: importlib.metadata.PackagePath) -> bool:
-    return Path(str(file.locate())).exists()
+def _lost_files(package: importlib.metadata.Distribution) -> list[str]:
+    """What an installer has recorded and is not there; `files` would leave just that out."""
+    recorded = [row[0] for row in csv.reader((package.read_text("RECORD") or "").splitlines())]
+    return [
+        name
+        for name in recorded
+        if not name.endswith(".pyc") and not Path(str(package.locate_file(name))).exists()
+    ]
 
 
 def java_of_spark(environment: Mapping[str, str]) -> Result:

@@ -68,7 +68,7 @@ class Group:
 
     `name` is that thing's, `open` gets it, and `describe` says what it is: they raise SettingsError
     where nobody said where it is, and another of the `BROKEN` errors where it does not work. `fix`
-    is for the latter.
+    is for the latter. After `seconds` the group is not waited for.
     """
 
     checks: Mapping[str, Callable[[Any], Result]]
@@ -76,19 +76,17 @@ class Group:
     open: Callable[[], AbstractContextManager[Any]] = nullcontext
     describe: Callable[[Any], str] = str
     fix: str = ""
+    seconds: float = 20.0
 
 
-def run_groups(groups: Sequence[Group], *, seconds: float) -> list[Result]:
-    """Run groups beside each other; the results in the order of the groups and of their checks.
-
-    What has not ended after so many seconds is told as such, and not waited for.
-    """
+def run_groups(groups: Sequence[Group]) -> list[Result]:
+    """Run groups beside each other; the results in the order of the groups and of their checks."""
     runs = [_Run(group) for group in groups]
     for run in runs:
         # Not of a pool: a pool's threads would hold up the end of the program.
         threading.Thread(target=run.fill, daemon=True).start()
-    deadline = time.monotonic() + seconds
-    return [result for run in runs for result in run.results(deadline - time.monotonic(), seconds)]
+    began = time.monotonic()
+    return [result for run in runs for result in run.results(began)]
 
 
 @dataclass
@@ -105,13 +103,14 @@ class _Run:
         finally:
             self.done.set()
 
-    def results(self, wait: float, allowed: float) -> list[Result]:
+    def results(self, began: float) -> list[Result]:
         """What was found; where the group is still at work, the rest as not checked."""
-        if self.done.wait(max(wait, 0)):
+        seconds = self.group.seconds
+        if self.done.wait(max(began + seconds - time.monotonic(), 0)):
             return self.found
         found = list(self.found)
         names = [*([self.group.name] if self.group.name else []), *self.group.checks]
-        hanging = failed(f"no answer within {allowed:.0f} s", self.group.fix or "see its log")
+        hanging = failed(f"no answer within {seconds:g} s", self.group.fix or "see its log")
         late = [hanging, *[not_checked("the check before it hangs")] * len(names)]
         rest = zip(names[len(found) :], late, strict=False)
         return found + [replace(result, name=name) for name, result in rest]

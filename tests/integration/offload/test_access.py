@@ -374,15 +374,21 @@ def test_the_doctor_misses_no_grant_of_a_login_and_finds_one_that_is_dropped(
     more = built.directory / f"more-{user}.xml"
     text = USERS.read_text()
     end = text.index("</grants>", text.index(f"<{user}>", text.index("<users>")))
-    more.write_text(f"{text[:end]}<query>grant select on system.users</query>{text[end:]}")
+    more.write_text(f"{text[:end]}<query>grant create database on *.*</query>{text[end:]}")
     with built.running_as(user) as settings, connect(settings.clickhouse) as client:
         assert doctor_of_clickhouse.grants(client, user).outcome is Outcome.OK
         result = doctor_of_clickhouse.grants(client, user, more)
     assert (result.outcome, result.found) == (
         Outcome.FAILED,
-        f"{user} lacks select on system.users",
+        f"{user} lacks create database on *.*",
     )
     assert "users.d/k2.xml" in result.fix
+
+
+def test_the_doctor_knows_who_unloads() -> None:
+    logins = ["k2", "k2_ingest", "k2_dbt", "k2_offload", "k2_reader"]
+    meant = [login for login in logins if doctor_of_clickhouse.unloads(login)]
+    assert meant == ["k2", "k2_offload"]
 
 
 @pytest.mark.parametrize("role", ["k2_offload", "k2_reader"])

@@ -87,10 +87,12 @@ def expired_lease(stack: Stack) -> Iterator[None]:
         connection.execute(
             "insert into offload_watermarks (table_name, holder, claimed_at, lease_until) values"
             " ('ohlcv_1d', 'host process 7', now() - interval '1 hour',"
-            " now() - interval '1 minute')"
+            " now() - interval '1 minute') on conflict (table_name) do update set"
+            " holder = excluded.holder, claimed_at = excluded.claimed_at,"
+            " lease_until = excluded.lease_until"
         )
         yield
-        connection.execute("delete from offload_watermarks")
+        connection.execute("update offload_watermarks set holder = null, lease_until = null")
 
 
 @contextmanager
