@@ -37,13 +37,10 @@ def k2(stack: Stack, *arguments: str) -> None:
     )
 
 
-def feed_and_offload(stack: Stack, *, seed: int) -> None:
+def feed(stack: Stack, *, seed: int) -> None:
     simulation = Simulation(seed, trades=2000, hours=3)
     for _ in feed_simulation(stack.settings, registry(), simulation, progress=lambda *_: None):
         pass
-    run_dbt(["run"], stack.settings, state=stack.directory / "dbt", on_line=lambda _: None)
-    for table in TABLES:
-        k2(stack, "offload", table)
 
 
 def contents(stack: Stack) -> dict[str, Any]:
@@ -61,10 +58,13 @@ def contents(stack: Stack) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def before(stack: Stack) -> dict[str, Any]:
     """The tables, all of them in Iceberg; a backup of ClickHouse has the older half."""
-    feed_and_offload(stack, seed=1)
+    feed(stack, seed=1)
     with connect(stack.settings.clickhouse) as client:
         client.command("backup database k2 to File('monday')")
-    feed_and_offload(stack, seed=2)
+    feed(stack, seed=2)
+    run_dbt(["run"], stack.settings, state=stack.directory / "dbt", on_line=lambda _: None)
+    for table in TABLES:
+        k2(stack, "offload", table)
     found = contents(stack)
     assert all(rows[0][0] > 0 for rows in found.values())
     return found
