@@ -14,6 +14,7 @@ from k2.commands import asking, feeding, monitoring, offloading, stack
 from k2.commands.bench import bench
 from k2.commands.common import HELP
 from k2.commands.dead_letters import dead_letters
+from k2.commands.doctor import doctor
 from k2.errors import K2Error
 from k2.logs import configure_logs
 
@@ -35,11 +36,13 @@ for command in (
     offloading.maintain,
     offloading.audit,
     offloading.repair,
+    offloading.restore,
     offloading.status,
     offloading.soak,
     asking.quality,
     asking.sql,
     monitoring.metrics,
+    doctor,
 ):
     app.command()(command)
 app.add_typer(dead_letters, name="deadletters")

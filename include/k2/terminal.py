@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,6 +40,11 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         table.add_row(*(_text(value) for value in row))
     console = out if out.is_terminal else Console(width=160, highlight=False)
     console.print(table)
+
+
+def show_marked(mark: str, style: str, text: str) -> None:
+    """A line that begins with a mark, in colour on a terminal."""
+    out.print(Text(mark, style=style) + Text(f"  {text}"), soft_wrap=True)
 
 
 def show_json(value: object) -> None:

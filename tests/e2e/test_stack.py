@@ -49,6 +49,8 @@ class Story:
     lake_cleared: dict[str, tuple[int, int]]
     second_stack: subprocess.CompletedProcess[str]
     status: list[dict[str, Any]]
+    doctor: dict[str, dict[str, str]]
+    doctor_without_pool: dict[str, dict[str, str]]
     page: str
     page_without_login: int
     listening: set[tuple[str, int]]
@@ -93,6 +95,8 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             lake_cleared=user.lake(),
             second_stack=user.run("up"),
             status=json.loads(user.must("status", "--json")),
+            doctor=_doctor(user),
+            doctor_without_pool=_doctor_without_pool(user),
             page=user.airflow().client.get("/k2/tables").text,
             page_without_login=httpx.get(f"{user.airflow().client.base_url}/k2/tables").status_code,
             listening=_listening(user),
@@ -140,6 +144,23 @@ def test_the_same_trades_fed_again_are_messages_but_no_trades(story: Story) -> N
 def test_clearing_every_task_changes_no_row_and_adds_no_snapshot(story: Story) -> None:
     assert story.cleared == story.again
     assert story.lake_cleared == story.lake_again
+
+
+def test_the_doctor_finds_nothing_that_has_failed(story: Story) -> None:
+    assert [one for one in story.doctor.values() if one["outcome"] == "failed"] == []
+    unchecked = [name for name, one in story.doctor.items() if one["outcome"] == "not checked"]
+    assert unchecked == ["lake by spark"]
+    assert story.doctor["spark connection"]["found"] == "local[2], of AIRFLOW_CONN_SPARK_DEFAULT"
+    assert story.doctor["offload pool"]["found"] == "'offload', 2 slots"
+    assert "scheduler" in story.doctor["airflow services"]["found"]
+
+
+def test_the_doctor_finds_what_is_taken_away_from_airflow(story: Story) -> None:
+    broken = story.doctor_without_pool
+    assert [name for name, one in broken.items() if one["outcome"] == "failed"] == ["offload pool"]
+    assert "no offload would ever start" in broken["offload pool"]["found"]
+    assert broken["dags"]["outcome"] == "warning"
+    assert "medallion paused" in broken["dags"]["found"]
 
 
 def test_a_second_stack_on_the_same_state_is_refused_in_one_line(story: Story) -> None:
@@ -228,6 +249,22 @@ def _asset_events(airflow: airflow_client.Airflow) -> list[str]:
     answer = airflow.client.get("/api/v2/assets/events", params={"limit": 100})
     answer.raise_for_status()
     return [event["uri"] for event in answer.json()["asset_events"]]
+
+
+def _doctor(user: User) -> dict[str, dict[str, str]]:
+    return {one["name"]: one for one in json.loads(user.run("doctor", "--json").stdout)}
+
+
+def _doctor_without_pool(user: User) -> dict[str, dict[str, str]]:
+    """What it says with the pool renamed and the DAG paused; afterwards all is as before."""
+    conninfo = user.settings.postgres.conninfo("airflow")
+    with psycopg.connect(conninfo, autocommit=True) as airflow:
+        airflow.execute("update slot_pool set pool = 'other' where pool = 'offload'")
+        airflow.execute("update dag set is_paused = true where dag_id = 'medallion'")
+        found = _doctor(user)
+        airflow.execute("update slot_pool set pool = 'offload' where pool = 'other'")
+        airflow.execute("update dag set is_paused = false where dag_id = 'medallion'")
+    return found
 
 
 def _stop(user: User, up: subprocess.Popen[str]) -> dict[str, Any]:

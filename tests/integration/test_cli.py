@@ -46,6 +46,13 @@ def test_a_format_clause_decides_what_is_printed(
     assert done.stdout == '{"number":0,"db":"k2"}\n{"number":1,"db":"k2"}\n'
 
 
+def test_a_query_can_be_asked_where_the_database_is_missing(
+    k2: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = k2("sql", "--database", "default", "select currentDatabase() format TSV")
+    assert (done.returncode, done.stdout) == (0, "default\n")
+
+
 def test_a_query_that_clickhouse_refuses_is_one_line_with_its_reason(
     k2: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

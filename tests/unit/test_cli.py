@@ -31,11 +31,13 @@ COMMANDS = [
     "maintain",
     "audit",
     "repair",
+    "restore",
     "status",
     "soak",
     "quality",
     "sql",
     "metrics",
+    "doctor",
     "deadletters",
     "bench",
 ]

@@ -100,6 +100,17 @@ def test_the_example_gives_no_secret_away() -> None:
             assert "${" in line or line.strip().endswith("/passwords.json"), line
 
 
+def test_backups_of_clickhouse_go_into_its_volume() -> None:
+    folder = ET.parse(PROJECT / "include/clickhouse/server/backups.xml").find(
+        "backups/allowed_path"
+    )
+    volumes = SERVICES["clickhouse"]["volumes"]
+    assert folder is not None
+    assert folder.text == "/var/lib/clickhouse/backups"
+    assert "clickhouse:/var/lib/clickhouse" in volumes
+    assert any(volume.endswith("config.d/backups.xml:ro") for volume in volumes)
+
+
 def test_every_mounted_path_is_there_and_every_volume_is_declared_and_used() -> None:
     used = set()
     for service in SERVICES.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Annotated
 
 import typer
@@ -37,11 +37,20 @@ def quality(json: Json = False) -> None:
     )
 
 
-def sql(query: Annotated[str, typer.Argument(help="A query, passed on as it is.")]) -> None:
+def sql(
+    query: Annotated[str, typer.Argument(help="A query, passed on as it is.")],
+    database: Annotated[
+        str | None, typer.Option(help="Database that names without one are of; K2's without it.")
+    ] = None,
+) -> None:
     """Run a query in ClickHouse; a FORMAT clause decides what is printed, else a table.
 
     Example: k2 sql "select * from k2.ohlcv_1h_view limit 5"
     """
     from k2.query import stream_query
 
-    stream_query(current_settings().clickhouse, query, sys.stdout.buffer)
+    clickhouse = current_settings().clickhouse
+    if database is not None:
+        # K2's own may be missing, as before it is restored.
+        clickhouse = replace(clickhouse, database=database)
+    stream_query(clickhouse, query, sys.stdout.buffer)

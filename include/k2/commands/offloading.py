@@ -1,4 +1,4 @@
-"""The way to Iceberg: offload, maintain, audit, soak, status, repair."""
+"""The way to Iceberg and back: offload, maintain, audit, soak, status, repair, restore."""
 
 from __future__ import annotations
 
@@ -181,6 +181,27 @@ def status(json: Json = False) -> None:
             for one in statuses
         ],
     )
+
+
+def restore(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="Tables of the registry; all without one."),
+    ] = None,
+) -> None:
+    """Bring rows that ClickHouse has lost back from Iceberg; what is there stays one row.
+
+    For the owner of ClickHouse. Days that retention dropped stay dropped.
+
+    Example: k2 restore bronze_trades_kraken
+    """
+    from k2.restore import restore_table
+
+    chosen = [registry().table(name) for name in tables] if tables else registry().tables
+    # The later layers first: their own rows are there before Bronze's views fill them.
+    for table in reversed(chosen):
+        rows = restore_table(current_settings(), table)
+        terminal.say(f"restored {table.name}: {rows:,} rows are in Iceberg")
 
 
 def repair(

@@ -74,7 +74,7 @@ def fetch(directory: Path, java: Path, jars: Iterable[Jar] = JARS) -> list[Path]
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = {jar: directory / jar.file_name for jar in jars}
-    missing = [jar for jar, path in paths.items() if not _is_right(jar, path)]
+    missing = [jar for jar, path in paths.items() if not is_right(jar, path)]
     if missing:
         _fetch(missing, directory, java)
     return list(paths.values())
@@ -86,7 +86,8 @@ def read_jars(path: Path) -> tuple[Jar, ...]:
     return tuple(Jar(*line.replace(" ", ":").split(":")) for line in lines)
 
 
-def _is_right(jar: Jar, path: Path) -> bool:
+def is_right(jar: Jar, path: Path) -> bool:
+    """Whether a file is this jar, whole."""
     return path.exists() and _sha256(path) == jar.sha256
 
 

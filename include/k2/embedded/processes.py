@@ -56,12 +56,15 @@ def note(directory: Path, process: int) -> None:
     (directory / "processes.json").write_text(json.dumps(noted))
 
 
+def left_of_noted(directory: Path) -> Iterator[psutil.Process]:
+    """The noted processes that are still there, last started first, and what outlived them."""
+    for process, created in reversed(_noted(directory)):
+        yield from _left_of(int(process), created)
+
+
 def stop_noted(directory: Path) -> int:
     """Stop the noted processes, last started first, with all that they started; how many."""
-    stopped = 0
-    for process, created in reversed(_noted(directory)):
-        for left in _left_of(int(process), created):
-            stopped += stop_tree(left)
+    stopped = sum(stop_tree(left) for left in left_of_noted(directory))
     (directory / "processes.json").unlink(missing_ok=True)
     return stopped
 

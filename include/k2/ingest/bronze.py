@@ -88,6 +88,17 @@ def create_bronze(
         _apply(client, database, definitions)
 
 
+def bronze_definitions(registry: Registry, *, database: str = "k2") -> list[Definition]:
+    """What `create_bronze` creates, but for the queues: those go by their kind and its broker."""
+    names = {"database": quote_identifier(database)}
+    definitions = _definitions("dead_letters.sql", names)
+    for exchange in registry.exchanges:
+        definitions += _definitions(
+            f"bronze/{exchange.name}.sql", names | _queue_names(exchange, "")
+        )
+    return definitions
+
+
 def _require_brokers(broker: str | None) -> None:
     if not broker:
         raise BronzeError("Kafka queues need a broker; give its address as host:port")

@@ -8,6 +8,7 @@ from typing import Final
 
 OFFLOAD: Final = Path(__file__).with_name("offload.py")
 MAINTAIN: Final = Path(__file__).with_name("maintain.py")
+LOOK: Final = Path(__file__).with_name("look.py")
 REHEARSAL: Final = Path(__file__).with_name("rehearsal.py")
 
 

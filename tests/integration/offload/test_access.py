@@ -24,6 +24,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from tests.configured_clickhouse import start_configured
 
 from k2.clickhouse import connect
+from k2.doctor import clickhouse as doctor_of_clickhouse
+from k2.doctor import postgres as doctor_of_postgres
+from k2.doctor.result import Outcome
 from k2.embedded import clickhouse, postgres
 from k2.embedded.state import PROJECT, free_port
 from k2.ingest.archive_files import BadRow
@@ -362,6 +365,46 @@ def test_the_whole_file_is_one_that_the_engine_takes(programs: Programs) -> None
     assert dict(profiles) == {
         name: "k2_reader" if name == "k2_reader" else "default" for name in names
     }
+
+
+@pytest.mark.parametrize("user", ["k2_ingest", "k2_dbt", "k2_offload", "k2_reader"])
+def test_the_doctor_misses_no_grant_of_a_login_and_finds_one_that_is_dropped(
+    built: Programs, user: str
+) -> None:
+    more = built.directory / f"more-{user}.xml"
+    text = USERS.read_text()
+    end = text.index("</grants>", text.index(f"<{user}>", text.index("<users>")))
+    more.write_text(f"{text[:end]}<query>grant create database on *.*</query>{text[end:]}")
+    with built.running_as(user) as settings, connect(settings.clickhouse) as client:
+        assert doctor_of_clickhouse.grants(client, user).outcome is Outcome.OK
+        result = doctor_of_clickhouse.grants(client, user, more)
+    assert (result.outcome, result.found) == (
+        Outcome.FAILED,
+        f"{user} lacks create database on *.*",
+    )
+    assert "users.d/k2.xml" in result.fix
+
+
+def test_the_doctor_knows_who_unloads() -> None:
+    logins = ["k2", "k2_ingest", "k2_dbt", "k2_offload", "k2_reader"]
+    meant = [login for login in logins if doctor_of_clickhouse.unloads(login)]
+    assert meant == ["k2", "k2_offload"]
+
+
+@pytest.mark.parametrize("role", ["k2_offload", "k2_reader"])
+def test_the_doctor_misses_no_right_of_a_role_and_finds_one_that_is_dropped(
+    programs: Programs, role: str
+) -> None:
+    with (
+        psycopg.connect(programs.owner.postgres.conninfo("k2"), autocommit=True) as owner,
+        doctor_of_postgres.session(programs.role(role).conninfo("k2"), "PostgreSQL") as session,
+    ):
+        assert doctor_of_postgres.watermarks(session).outcome is Outcome.OK
+        owner.execute(f"revoke select on audits from {role}".encode())
+        result = doctor_of_postgres.watermarks(session)
+        owner.execute(f"grant select on audits to {role}".encode())
+    assert (result.outcome, result.found) == (Outcome.FAILED, f"{role} lacks audits (select)")
+    assert "roles.sql" in result.fix
 
 
 @pytest.mark.parametrize(

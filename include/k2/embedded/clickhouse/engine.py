@@ -127,7 +127,9 @@ class Engine:
         from chdb import _chdb
 
         engine: Any = _chdb
-        self._connect: Callable[[], Any] = lambda: engine.connect(f"{data}?implicit_select=0")
+        # The folder that BACKUP may write to: File('NAME') is a folder in it.
+        options = f"implicit_select=0&backups.allowed_path={data.resolve().with_name('backups')}"
+        self._connect: Callable[[], Any] = lambda: engine.connect(f"{data}?{options}")
         try:
             self._root = self._connect()
         except RuntimeError as error:

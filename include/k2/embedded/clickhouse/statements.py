@@ -33,7 +33,7 @@ _TOKEN: Final = re.compile(
 _WITH_RESULT: Final = frozenset(
     {"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK", "KILL"}
 )
-_READ_ONLY: Final = (_WITH_RESULT - {"KILL"}) | {"SET", "USE"}
+_READ_ONLY: Final = (_WITH_RESULT - {"KILL"}) | {"SET", "USE", "CHECK GRANT"}
 _INSERT_SOURCES: Final = frozenset({"FORMAT", "VALUES", "SELECT", "WITH", "FROM", "WATCH"})
 _NAME_FOLLOWS: Final = frozenset({"INTO", "TABLE", "FUNCTION", "."})
 
@@ -52,8 +52,8 @@ class Token:
 class Statement:
     """One statement of a request.
 
-    `keyword` is its first word in upper case. `text` is the SQL without the FORMAT clause,
-    without a final semicolon; `tail` what followed the FORMAT clause (a SETTINGS clause).
+    `keyword` is its first word in upper case, or CHECK GRANT. `text` is the SQL without the FORMAT
+    clause, without a final semicolon; `tail` what followed the FORMAT clause (a SETTINGS clause).
     """
 
     keyword: str
@@ -179,6 +179,9 @@ def parse(sql: bytes) -> Statement:
             break
     keyword = next((token.text for token in found if token.text != "("), "")
     text = sql[:end].decode(errors="surrogateescape")
+    if [token.text for token in found[:2]] == ["CHECK", "GRANT"]:
+        # It answers, but takes no FORMAT.
+        keyword = "CHECK GRANT"
     if not found or keyword not in _WITH_RESULT:
         return Statement(keyword, text)
     writes_file = any(

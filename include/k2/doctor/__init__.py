@@ -1,0 +1,1 @@
+"""What breaks in practice, looked at without changing anything: what `k2 doctor` does."""
