@@ -61,7 +61,7 @@ def run_dbt(
     results = state / "target" / "run_results.json"
     results.unlink(missing_ok=True)
     exit_status, last_line = _stream(
-        arguments, _environment(settings, state), on_line or _to_standard_output
+        arguments, dbt_environment(settings, state), on_line or _to_standard_output
     )
     if exit_status != 0:
         reason = _failures(results) or last_line
@@ -82,6 +82,7 @@ def run_dbt_here(arguments: Sequence[str]) -> None:
     """
     from dbt.cli.main import dbtRunner
 
+    os.nice(_NICE)
     folder = str(DBT_PROJECT)
     done = dbtRunner().invoke([*arguments, "--project-dir", folder, "--profiles-dir", folder])
     if done.success:
@@ -115,7 +116,8 @@ def _stream(
     return process.returncode, last_line
 
 
-def _environment(settings: Settings, state: Path) -> dict[str, str]:
+def dbt_environment(settings: Settings, state: Path) -> dict[str, str]:
+    """The environment of a dbt command: where ClickHouse is, and `state` for what dbt writes."""
     return {
         **os.environ,
         **environment_of(settings),

@@ -26,11 +26,12 @@ from k2.errors import StackError
 from k2.ingest.bronze import create_bronze
 from k2.registry import registry
 from k2.settings import environment_of
-from k2.transform import TransformError, run_dbt
+from k2.transform import TransformError, dbt_environment, run_dbt, run_dbt_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from multiprocessing.synchronize import Event
     from pathlib import Path
 
     from k2.settings import Settings
@@ -93,23 +94,24 @@ def running_path(
             _clear(directory)
 
 
-def settle(settings: Settings, state: Path, log: Path, reports: Connection) -> None:
-    """Build and test Silver and Gold as the DAG does, without its offloads.
+def settle(settings: Settings, state: Path, log: Path, go: Event, reports: Connection) -> None:
+    """Build and test Silver and Gold as the DAG does, without its offloads, once `go` is set.
 
-    Reports None, or in one line what failed.
+    dbt is imported before, as in the process that the DAG's tasks are forked from. Reports None, or
+    in one line what failed.
     """
+    import dbt.cli.main  # noqa: F401
+
+    os.environ.update(dbt_environment(settings, state))
     with log.open("a") as output:
-        try:
-            run_dbt(
-                ["build", "--exclude-resource-type", "unit_test"],
-                settings,
-                state=state,
-                on_line=output.write,
-            )
-        except TransformError as error:
-            reports.send(str(error))
-        else:
-            reports.send(None)
+        os.dup2(output.fileno(), sys.stdout.fileno())
+    go.wait()
+    try:
+        run_dbt_here(["build", "--exclude-resource-type", "unit_test"])
+    except TransformError as error:
+        reports.send(str(error))
+    else:
+        reports.send(None)
 
 
 def _create_tables(settings: Settings, directory: Path) -> None:

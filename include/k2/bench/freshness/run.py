@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from k2.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.synchronize import Event
 
     from clickhouse_connect.driver.client import Client
 
@@ -113,6 +115,14 @@ def _running(bench: Bench, rate: Rate, plan: Plan) -> Iterator[_Running]:
         yield _Running(bench, rate, plan, reader, producer, settlers)
 
 
+@dataclass(frozen=True)
+class _Settler:
+    """A process that settles once `go` is set."""
+
+    child: Child
+    go: Event
+
+
 class _Running:
     """One run while it goes on; its times are seconds since measuring began."""
 
@@ -134,7 +144,8 @@ class _Running:
         self._samples: list[Sample] = []
         self._settlings: list[Settling] = []
         self._due = plan.settlings()
-        self._settler: tuple[Child, float] | None = None
+        self._settler = self._next_settler()
+        self._settling_since: float | None = None
         self._silver_before = bench.rows("silver_trades")
         self._dead_letters_before = bench.rows("dead_letters")
         self._progress = (0, 0)
@@ -146,7 +157,7 @@ class _Running:
 
     def watch(self) -> None:
         """Until everything that was produced is visible, or nothing moves any more."""
-        while not (self._produced.is_last and self._settler is None and self._is_at_rest()):
+        while not (self._produced.is_last and self._is_settled() and self._is_at_rest()):
             self._listen(time.monotonic() + _TICK_SECONDS)
             self._bench.path.require_alive()
             if self._begin_ns is not None:
@@ -212,23 +223,36 @@ class _Running:
         still = time.monotonic() - self._moved
         return still > (_TICK_SECONDS if is_complete else _PATIENCE_SECONDS)
 
+    def _next_settler(self) -> _Settler | None:
+        """The process of the next settling, which waits until it is due."""
+        if not self._due:
+            return None
+        path, go = self._bench.path, multiprocessing.get_context("spawn").Event()
+        log = path.directory / "logs" / "settling.log"
+        return _Settler(
+            self._settlers.enter_context(
+                child(settle, path.settings, path.directory / "dbt", log, go)
+            ),
+            go,
+        )
+
+    def _is_settled(self) -> bool:
+        return self._settling_since is None
+
     def _settle(self, now: float) -> None:
-        """Start dbt when it is due, take note when it has ended."""
-        if self._settler is not None:
-            settler, began = self._settler
-            if not settler.process.is_alive():
-                error = settler.reports.recv()
-                self._settlings.append(Settling(round(began, 1), round(now, 1), error))
-                self._bench.say(f"  settled in {now - began:.0f} s" + (f": {error}" * bool(error)))
-                self._settler = None
-        elif self._due and now >= self._due[0]:
+        """Let dbt settle when it is due, take note when it has ended."""
+        if self._settler is None:
+            return
+        since = self._settling_since
+        if since is None and now >= self._due[0]:
+            self._settling_since = now
+            self._settler.go.set()
+        elif since is not None and not self._settler.child.process.is_alive():
+            error = self._settler.child.reports.recv()
+            self._settlings.append(Settling(round(since, 1), round(now, 1), error))
+            self._bench.say(f"  settled in {now - since:.0f} s" + (f": {error}" * bool(error)))
             self._due.pop(0)
-            path = self._bench.path
-            log = path.directory / "logs" / "settling.log"
-            settler = self._settlers.enter_context(
-                child(settle, path.settings, path.directory / "dbt", log)
-            )
-            self._settler = (settler, now)
+            self._settler, self._settling_since = self._next_settler(), None
 
     def _tell(self, now: float) -> None:
         if now < 0 or time.monotonic() - self._told < _PROGRESS_SECONDS:
