@@ -21,12 +21,6 @@
 {% endmacro %}
 
 
-{# The same, less the time that a trade may be on its way: what data tests can rely on. #}
-{% macro surely_settled_through(table_name) -%}
-    {{ utc(settled_through(table_name)) }} - toIntervalSecond({{ var('arrival_seconds') }})
-{%- endmacro %}
-
-
 {% macro progress_of(table_name, value) %}
     {%- set nothing_settled = '2000-01-01 00:00:00.000' %}
     {%- set progress = ref('settlement_progress') %}
@@ -45,6 +39,54 @@
         '{{ this.identifier }}',
         {{ utc(settle_until(this.identifier | replace('ohlcv_', ''))) }},
         {{ utc(settling_time()) }}
+{% endmacro %}
+
+
+{# From when on data tests look at what was settled: since they passed, and at most for test_hours.
+   The overlap is for what another run was writing meanwhile. #}
+{% macro untested_since(table_name) -%}
+    greatest(
+        now64(3) - toIntervalHour({{ var('test_hours') }}),
+        (
+            select argMax(settled_through, recorded_at)
+            from {{ ref('settlement_progress') }}
+            where table_name = '{{ tests_of(table_name) }}'
+        ) - toIntervalMinute({{ var('settle_overlap_minutes') }})
+    )
+{%- endmacro %}
+
+
+{# Under which name the record says how far a table was settled when its data tests passed. #}
+{% macro tests_of(table_name) -%}
+    tests of {{ table_name }}
+{%- endmacro %}
+
+
+{# Hook at the end of a command: the settled tables that it built and whose data tests have all passed.
+   While a test fails, what it looked at is looked at again. #}
+{% macro record_passed_tests(results) %}
+    {%- set progress = ref('settlement_progress') %}
+    {%- if not execute %}{{ return('') }}{% endif %}
+    {%- set passed = results | selectattr('status', 'in', ['success', 'pass'])
+        | map(attribute='node.unique_id') | list %}
+    {%- set nodes = graph.nodes.values() %}
+    {%- set tested = [] %}
+    {%- for table in nodes if table.resource_type == 'model' and 'settled' in table.fqn
+        and table.unique_id in passed %}
+        {%- set tests = nodes | selectattr('resource_type', 'equalto', 'test')
+            | selectattr('attached_node', 'equalto', table.unique_id)
+            | map(attribute='unique_id') %}
+        {%- if tests | reject('in', passed) | list == [] %}{% do tested.append(table.name) %}{% endif %}
+    {%- endfor %}
+    {%- if not tested %}{{ return('') }}{% endif %}
+    insert into {{ progress }} (table_name, settled_through, recorded_at)
+    select
+        concat('{{ tests_of("") }}', table_name),
+        least(argMax(progress.settled_through, progress.recorded_at), {{ utc(settling_time()) }}),
+        {{ utc(settling_time()) }}
+    from {{ progress }} as progress
+    where table_name in {{ string_array(tested) }}
+    group by table_name
 {% endmacro %}
 
 

@@ -137,18 +137,18 @@ def test_candles_with_the_late_trade_equal_the_reference(
 
 
 @pytest.mark.usefixtures("late")
-def test_a_wrong_candle_fails_the_comparison_with_silver(warehouse: Warehouse) -> None:
+def test_a_wrong_candle_fails_the_comparison_with_its_minutes(warehouse: Warehouse) -> None:
     warehouse.command(
         "insert into ohlcv_5m select * replace (volume + 1 as volume, now64(3) as settled_at) "
         "from ohlcv_5m final order by window_start desc limit 1"
     )
-    with pytest.raises(TransformError, match="settled_as_recomputed_ohlcv_5m"):
+    with pytest.raises(TransformError, match="candles_equal_minutes_ohlcv_5m"):
         warehouse.dbt("test", "--select", "ohlcv_5m", "--exclude-resource-type", "unit_test")
 
 
 def test_a_candle_that_is_gone_is_missed(late: object, warehouse: Warehouse) -> None:
     warehouse.command("delete from ohlcv_15m where trade_count > 100")
-    with pytest.raises(TransformError, match="no_missing_candles_ohlcv_15m"):
+    with pytest.raises(TransformError, match="candles_equal_minutes_ohlcv_15m"):
         warehouse.dbt("test", "--select", "ohlcv_15m", "--exclude-resource-type", "unit_test")
 
 
