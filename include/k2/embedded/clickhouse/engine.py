@@ -119,7 +119,9 @@ class Engine:
     the directory or the engine cannot load it.
     """
 
-    def __init__(self, data: Path, max_queries: int = 32) -> None:
+    def __init__(
+        self, data: Path, configuration: Path | None = None, max_queries: int = 32
+    ) -> None:
         self._lock = _lock(data)
         # The server's time zone is that of the process, read when the library is loaded.
         os.environ["TZ"] = "UTC"
@@ -127,7 +129,10 @@ class Engine:
         from chdb import _chdb
 
         engine: Any = _chdb
-        self._connect: Callable[[], Any] = lambda: engine.connect(f"{data}?implicit_select=0")
+        text = f"{data}?implicit_select=0"
+        if configuration is not None:
+            text += f"&config-file={configuration}"
+        self._connect: Callable[[], Any] = lambda: engine.connect(text)
         try:
             self._root = self._connect()
         except RuntimeError as error:
