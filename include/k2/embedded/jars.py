@@ -187,10 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: fetch the jars and print their paths."""
     parser = argparse.ArgumentParser(prog="python -m k2.embedded.jars", description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--object-store", action="store_true", help="for a lake at s3:// as well")
+    parser.add_argument("--lake", default="", help="where the lake is: s3:// needs one jar more")
     options = parser.parse_args(arguments)
     try:
-        jars = OBJECT_STORE_JARS if options.object_store else JARS
+        jars = OBJECT_STORE_JARS if options.lake.startswith("s3://") else JARS
         for path in fetch(options.directory, java_home(), jars):
             sys.stdout.write(f"{path}\n")
     except K2Error as error:

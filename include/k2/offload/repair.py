@@ -171,7 +171,7 @@ def _claimed(settings: Settings, table: Table) -> Iterator[_Patient | None]:
         ClaimHeldError: an offload of it is going on.
         RepairError: another program committed meanwhile.
     """
-    with claim(settings.postgres, table.name) as held:
+    with claim(settings.postgres, table.name) as held, told_in_a_line(settings.lake):
         lake = load_table(open_catalog(settings), settings, table.name)
         state, known = lake_state(lake), held.read()
         held.outrun(state.epoch)

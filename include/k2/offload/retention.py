@@ -82,6 +82,7 @@ def apply_retention(settings: Settings, table: Table, *, today: dt.date) -> Rete
         connect(settings.clickhouse) as client,
         watermark.connect(settings.postgres) as postgres,
         drops.lock(postgres, table.name),
+        told_in_a_line(settings.lake),
     ):
         step = _Step(settings, client, postgres, open_catalog(settings), table)
         for drop in drops.read_drops(postgres, table.name):

@@ -5,22 +5,28 @@ from __future__ import annotations
 import gzip
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
+from tests.configured_clickhouse import start_configured, users_with_only
 
 from k2.clickhouse import connect
-from k2.embedded.stack import restart_clickhouse
+from k2.embedded.stack import OBJECT_STORE_ACCESS, restart_clickhouse
+from k2.embedded.state import HOST, free_port
 from k2.errors import OffloadError
 from k2.initialise import initialise
 from k2.jobs import maintain_command, offload_command, submit_command
 from k2.offload.audit import audit_table, require_equal
 from k2.offload.catalog import load_table, open_catalog
 from k2.offload.lake import require_in_lake
+from k2.offload.storage import storage_of
 from k2.offload.storage_errors import StorageError
 from k2.registry import Layer, registry
+from k2.settings import ClickHouse
 from k2.transform import build_layer, run_dbt
 
 from .conftest import BUCKET, KEY, KEYS, SECRET, Lakehouse, Run
@@ -28,6 +34,9 @@ from .conftest import BUCKET, KEY, KEYS, SECRET, Lakehouse, Run
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from clickhouse_connect.driver.client import Client
 
 # The first time, versitygw is built.
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(1800)]
@@ -248,6 +257,54 @@ def test_a_table_of_another_lake_is_not_written_to(offloaded: Lakehouse) -> None
     lake = replace(offloaded.stack.settings.lake, warehouse="s3://another-bucket/lake")
     with pytest.raises(OffloadError, match="the lake has moved since the table was made"):
         require_in_lake(offloaded.location(BRONZE), lake)
+
+
+# Grants.
+
+
+@pytest.fixture
+def as_user(
+    lakehouse: Lakehouse, tmp_path: Path
+) -> Iterator[Callable[[str], AbstractContextManager[Client]]]:
+    """A ClickHouse as one user of users.xml, with the access to the store that all of them share."""
+
+    @contextmanager
+    def run(user: str) -> Iterator[Client]:
+        directory, port = tmp_path / user, free_port()
+        directory.mkdir()
+        users = directory / "users.xml"
+        users.write_text(users_with_only(user))
+        configuration = OBJECT_STORE_ACCESS.read_text().replace(
+            "<clickhouse>", f"<clickhouse><users_config>{users}</users_config>"
+        )
+        process = start_configured(directory, configuration, port=port, password="p")
+        try:
+            with connect(ClickHouse(HOST, port, "k2", "p"), database="default") as client:
+                yield client
+        finally:
+            process.terminate()
+            process.wait()
+
+    yield run
+
+
+def test_of_the_programs_only_the_offload_writes_to_the_store(
+    lakehouse: Lakehouse, as_user: Callable[[str], AbstractContextManager[Client]]
+) -> None:
+    storage = storage_of(lakehouse.stack.settings.lake)
+    location = f"s3://{BUCKET}/grants/1.parquet"
+    statement = f"insert into function {storage.parquet_sql(location)} select 1 as x"
+    settings = dict(storage.query_settings)
+    with as_user("k2_offload") as client:
+        client.command(statement, settings=settings)
+        rows = client.query(f"select x from {storage.parquet_sql(location)}").result_rows
+        assert rows == [(1,)]
+        elsewhere = statement.replace("format =", "use_environment_credentials = 0, format =")
+        with pytest.raises(DatabaseError, match="not allowed|overrid"):
+            client.command(elsewhere, settings=settings)
+    for user in ("k2_reader", "k2_dbt", "k2_ingest"):
+        with as_user(user) as client, pytest.raises(DatabaseError, match="ACCESS_DENIED|READONLY"):
+            client.command(statement)
 
 
 # Maintenance.
