@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from k2.offload.storage import Storage
     from k2.offload.unload import WrittenFile
     from k2.registry import PartitionRule, Table
-    from k2.settings import Settings
+    from k2.settings import Lake, Settings
 
 
 class CommitConflictError(OffloadError):
@@ -66,10 +66,27 @@ class JvmLake:
         properties["warehouse"] = lake.warehouse
         for name, value in storage_of(lake).catalog_properties.items():
             properties[name] = value
+        self._require_access(lake, properties)
         catalog = self._jvm.org.apache.iceberg.jdbc.JdbcCatalog()
         catalog.setConf(self._jvm.org.apache.hadoop.conf.Configuration())
         catalog.initialize(lake.catalog, properties)
         return catalog
+
+    def _require_access(self, lake: Lake, properties: Any) -> None:
+        """Ask an object store for something small first, and once.
+
+        Iceberg asks twenty times, a minute and a half, for the metadata of a table that it may not
+        read, before it gives up.
+        """
+        if lake.store is None:
+            return
+        storage = self._jvm.org.apache.iceberg.CatalogUtil.loadFileIO(
+            properties["io-impl"], properties, None
+        )
+        try:
+            storage.listPrefix(f"{lake.warehouse}/.k2").iterator().hasNext()
+        finally:
+            storage.close()
 
 
 class LakeTable:

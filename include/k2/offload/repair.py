@@ -29,6 +29,7 @@ from k2.offload.lineage import (
     trace,
     ways_out,
 )
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

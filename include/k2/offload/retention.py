@@ -25,6 +25,7 @@ from k2.offload.partition import partition_sql
 from k2.offload.plan import PartitionPlan
 from k2.offload.schema import source_columns
 from k2.offload.source import INGESTION, versions_sql
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

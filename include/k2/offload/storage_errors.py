@@ -23,21 +23,42 @@ if TYPE_CHECKING:
 _OF_STORE: Final = {
     "ClickHouse": r"\(S3_ERROR\)|NETWORK_CONNECTION",
     "Spark": r"software[./]amazon[./]awssdk|org\.apache\.iceberg\.aws",
-    "PyIceberg": r"AWS Error|curlCode",
+    "PyIceberg": r"AWS Error|curlCode|does not exist",
 }
-# The names are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, in the
-# spellings of the clients. An answer to a HEAD request has no name, only the status 403.
-_NO_BUCKET: Final = r"no_?such_?bucket|bucket does not exist"
-_NO_KEY: Final = r"unable to load credentials"
-_WRONG_KEY: Final = (
-    r"access.?key.?id|signature_?does_?not_?match|request signature|access.?denied|forbidden"
-    r"|status code: 403|response code: 403"
+# What is wrong and what to do, the first that fits; the patterns are of lower case. The names are
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html's, as the clients spell them.
+# An answer to a HEAD request has none: only the status 403, and no bucket is no file.
+_ANSWERS: Final = (
+    (
+        r"noclassdeffounderror|classnotfoundexception|cannot find constructor",
+        "Spark has no iceberg-aws-bundle; set K2_LAKE_WAREHOUSE before the stack is started, or "
+        "the image built, and it is fetched",
+    ),
+    (
+        r"no_?such_?bucket|bucket does not exist",
+        "there is no bucket '{bucket}'; create it, or correct K2_LAKE_WAREHOUSE, and run it again",
+    ),
+    (
+        r"does not exist",
+        "it has no such file, or there is no bucket '{bucket}'; bring it back, or correct "
+        "K2_LAKE_WAREHOUSE, and run it again",
+    ),
+    (
+        r"unable to load credentials",
+        "there is no key; set {keys} in {environment}, and run it again",
+    ),
+    (
+        r"access.?key.?id|signature_?does_?not_?match|request signature|access.?denied|forbidden"
+        r"|status code: 403|response code: 403",
+        "the key is refused; correct {keys} in {environment}, and run it again",
+    ),
+    (
+        r"connection refused|connection reset|network_connection|couldn't connect|unknownhost"
+        r"|not resolve|timed? ?out|unable to execute http request",
+        "it does not answer; start it, or correct K2_LAKE_ENDPOINT, and run it again",
+    ),
 )
-_SILENT: Final = (
-    r"connection refused|connection reset|network_connection|couldn't connect|unknownhost"
-    r"|not resolve|timed? ?out|unable to execute http request"
-)
-_NO_BUNDLE: Final = r"noclassdeffounderror|cannot find constructor|classnotfoundexception"
+_KEYS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 class StorageError(OffloadError):
@@ -59,7 +80,7 @@ def told_in_a_line(lake: Lake) -> Iterator[None]:
         address = lake.store.endpoint or "AWS"
         raise StorageError(
             f"the object store at {address}, asked by {client}: "
-            f"{_advice(client, text.lower(), lake.warehouse.split('/')[2])}"
+            f"{_advice(client, text, lake.warehouse.split('/')[2])}"
         ) from error
 
 
@@ -77,27 +98,9 @@ def _described(error: Exception) -> tuple[str, str]:
 
 
 def _advice(client: str, text: str, bucket: str) -> str:
-    """What is wrong and what to do, of a text in lower case."""
-    place = "the environment"
-    if client == "ClickHouse":
-        place = "ClickHouse's environment and restart it"
-    keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    answers = (
-        (
-            _NO_BUNDLE,
-            "Spark has no iceberg-aws-bundle; set K2_LAKE_WAREHOUSE before the stack is started, "
-            "or the image built, and it is fetched",
-        ),
-        (
-            _NO_BUCKET,
-            f"there is no bucket '{bucket}'; create it, or correct K2_LAKE_WAREHOUSE, and run it "
-            "again",
-        ),
-        (_NO_KEY, f"there is no key; set {keys} in {place}, and run it again"),
-        (_WRONG_KEY, f"the key is refused; correct {keys} in {place}, and run it again"),
-        (_SILENT, "it does not answer; start it, or correct K2_LAKE_ENDPOINT, and run it again"),
-    )
-    for pattern, answer in answers:
-        if re.search(pattern, text):
-            return answer
+    of_server = "ClickHouse's environment and restart it"
+    environment = of_server if client == "ClickHouse" else "the environment"
+    for pattern, answer in _ANSWERS:
+        if re.search(pattern, text.lower()):
+            return answer.format(bucket=bucket, keys=_KEYS, environment=environment)
     return f"{' '.join(text.split())[:300]}; run it again"

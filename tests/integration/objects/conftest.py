@@ -95,8 +95,10 @@ class ObjectStore:
         """As if somebody had deleted it, and made it again from a backup."""
         aside = self.data.with_name("aside")
         (self.data / BUCKET).rename(aside)
-        yield
-        aside.rename(self.data / BUCKET)
+        try:
+            yield
+        finally:
+            aside.rename(self.data / BUCKET)
 
     def objects(self, prefix: str) -> set[str]:
         """The keys below a prefix."""

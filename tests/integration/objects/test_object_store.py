@@ -167,7 +167,7 @@ def test_a_bucket_that_is_not_there_stops_the_run(waiting: Lakehouse) -> None:
     with waiting.store.without_its_bucket():
         run = waiting.offload(BRONZE)
         settings = waiting.stack.settings
-        with pytest.raises(StorageError, match=f"PyIceberg: there is no bucket '{BUCKET}'"):
+        with pytest.raises(StorageError, match=f"PyIceberg: .* there is no bucket '{BUCKET}'"):
             audit_table(settings, registry().table(BRONZE))
     assert refused_by(waiting, run, f"Spark: there is no bucket '{BUCKET}'"), run.output
 
@@ -265,8 +265,8 @@ def test_a_table_of_another_lake_is_not_written_to(offloaded: Lakehouse) -> None
 @pytest.fixture
 def as_user(
     lakehouse: Lakehouse, tmp_path: Path
-) -> Iterator[Callable[[str], AbstractContextManager[Client]]]:
-    """A ClickHouse as one user of users.xml, with the access to the store that all of them share."""
+) -> Callable[[str], AbstractContextManager[Client]]:
+    """A ClickHouse as one user of users.xml, with the access to the store that all share."""
 
     @contextmanager
     def run(user: str) -> Iterator[Client]:
@@ -279,13 +279,13 @@ def as_user(
         )
         process = start_configured(directory, configuration, port=port, password="p")
         try:
-            with connect(ClickHouse(HOST, port, "k2", "p"), database="default") as client:
+            with connect(ClickHouse(HOST, port, "k2", "p"), database="system") as client:
                 yield client
         finally:
             process.terminate()
             process.wait()
 
-    yield run
+    return run
 
 
 def test_of_the_programs_only_the_offload_writes_to_the_store(
@@ -300,10 +300,10 @@ def test_of_the_programs_only_the_offload_writes_to_the_store(
         rows = client.query(f"select x from {storage.parquet_sql(location)}").result_rows
         assert rows == [(1,)]
         elsewhere = statement.replace("format =", "use_environment_credentials = 0, format =")
-        with pytest.raises(DatabaseError, match="not allowed|overrid"):
+        with pytest.raises(DatabaseError, match=r"not allowed|overrid"):
             client.command(elsewhere, settings=settings)
     for user in ("k2_reader", "k2_dbt", "k2_ingest"):
-        with as_user(user) as client, pytest.raises(DatabaseError, match="ACCESS_DENIED|READONLY"):
+        with as_user(user) as client, pytest.raises(DatabaseError, match=r"ACCESS_DENIED|READONLY"):
             client.command(statement)
 
 
@@ -314,11 +314,12 @@ def test_maintenance_joins_small_files_and_removes_orphans(offloaded: Lakehouse)
     for number in range(6):
         with connect(offloaded.stack.settings.clickhouse) as client:
             client.command(
-                "insert into bronze_trades_kraken select * except(kafka_offset),"
-                f" kafka_offset + 1000000 * {number + 1} from bronze_trades_kraken"
-                " where kafka_offset < 100"
+                "insert into bronze_trades_kraken"
+                f" select * replace(kafka_offset + {1_000_000 * (number + 1)} as kafka_offset)"
+                " from bronze_trades_kraken where kafka_offset <"
+                " (select min(kafka_offset) + 100 from bronze_trades_kraken)"
             )
-        assert offloaded.offload("bronze_trades_kraken").status == 0
+        assert "batches=1" in offloaded.offload("bronze_trades_kraken").last_line
     folder = offloaded.store.data / BUCKET / offloaded.data_prefix("bronze_trades_kraken")
     before = len(offloaded.store.objects(offloaded.data_prefix("bronze_trades_kraken")))
     old, young = folder / "old" / "1.parquet", folder / "young" / "1.parquet"

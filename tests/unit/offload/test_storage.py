@@ -74,7 +74,8 @@ def test_a_table_that_was_made_in_another_lake_is_refused(location: str, lake: L
 
 
 @pytest.mark.parametrize(
-    ("location", "lake"), [("file:/elsewhere/t", FOLDER), ("/lake/t", FOLDER), ("s3://trades/t", s3())]
+    ("location", "lake"),
+    [("file:/elsewhere/t", FOLDER), ("/lake/t", FOLDER), ("s3://trades/t", s3())],
 )
 def test_a_table_of_the_lake_is_taken(location: str, lake: Lake) -> None:
     require_in_lake(location, lake)
