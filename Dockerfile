@@ -16,10 +16,11 @@ WORKDIR /opt/k2
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --requirement requirements.txt
 
+ARG K2_LAKE_WAREHOUSE=""
 COPY pyproject.toml README.md ./
 COPY include include
 RUN pip install --no-cache-dir --no-deps --editable . \
-    && python -m k2.embedded.jars /opt/k2/jars \
+    && python -m k2.embedded.jars /opt/k2/jars --lake "$K2_LAKE_WAREHOUSE" \
     && python -m k2.embedded.spark /opt/k2/spark /opt/k2/jars
 
 COPY dags dags

@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test crash-matrix monitoring-test soak bench lint audit format lock clean
+.PHONY: help setup demo up down test crash-matrix monitoring-test object-store-test soak bench lint audit format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ crash-matrix: $(READY) ## kill drivers and servers at every step, print what was
 
 monitoring-test: $(READY) ## test alerts and dashboards with a real Prometheus, which Go builds once
 	@$(BIN)/python -m pytest tests -m prometheus $(ARGS)
+
+object-store-test: $(READY) ## test the lake on a real S3 server, which Go builds once
+	@$(BIN)/python -m pytest tests -m s3 $(ARGS)
 
 soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minutes 120")
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 down

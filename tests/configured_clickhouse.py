@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 from k2.embedded.clickhouse import wait_until_ready
+from k2.embedded.state import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+USERS = PROJECT / "include" / "clickhouse" / "access" / "users.xml"
 _SERVER = """
 import sys
 from chdb import _chdb
@@ -48,3 +51,29 @@ def start_configured(
         )
     wait_until_ready(process, port, log)
     return process
+
+
+def users_file() -> ET.Element:
+    """users.xml, with what the server's own users.xml brings."""
+    root = ET.parse(USERS).getroot()
+    profiles = root.find("profiles")
+    assert profiles is not None
+    ET.SubElement(profiles, "default")
+    ET.SubElement(ET.SubElement(root, "quotas"), "default")
+    return root
+
+
+def users_with_only(only: str) -> str:
+    """users.xml with one user left, under the name as which the engine logs itself in."""
+    root = users_file()
+    users = root.find("users")
+    assert users is not None
+    for user in list(users):
+        if user.tag != only:
+            users.remove(user)
+            continue
+        user.tag = "default"
+        password = user.find("password")
+        assert password is not None
+        password.attrib.clear()
+    return ET.tostring(root, encoding="unicode")

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 # Some reader of the lake would take them for a pattern, or for the end of the path.
 _PATTERN_CHARACTERS = "#?*{}[]"
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, and of its
+# object-keys.html the characters that no client writes in another way.
+_BUCKET_AND_PREFIX = "s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*"
+_ENDPOINT = r"https?://[A-Za-z0-9.-]+(:\d{1,5})?"
+_REGION = "[a-z0-9-]+"
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,28 @@ class Postgres:
 
 
 @dataclass(frozen=True)
+class ObjectStore:
+    """Where a lake's S3 API is; without an endpoint, it is that of AWS.
+
+    Keys are none of it: ClickHouse, Spark and PyIceberg take them from their own environments.
+    """
+
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    path_style: bool = False
+
+
+@dataclass(frozen=True)
 class Lake:
-    """The Iceberg lake: a JDBC catalog in PostgreSQL and a warehouse location."""
+    """The Iceberg lake: a JDBC catalog in PostgreSQL and a warehouse location.
+
+    `store` is there for a warehouse at s3://, and for no other.
+    """
 
     warehouse: str
     catalog: str = "lake"
     namespace: str = "cold"
+    store: ObjectStore | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,30 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             user=_required(environment, "K2_POSTGRES_USER"),
             password=_required(environment, "K2_POSTGRES_PASSWORD"),
         ),
-        lake=Lake(warehouse=_warehouse(_required(environment, "K2_LAKE_WAREHOUSE"))),
+        lake=load_lake(environment),
+    )
+
+
+def load_lake(environment: Mapping[str, str]) -> Lake:
+    """The lake of an environment.
+
+    Raises:
+        SettingsError: a K2_LAKE_ variable is missing, or its value is none for what it names.
+    """
+    warehouse = _warehouse(_required(environment, "K2_LAKE_WAREHOUSE"))
+    if not warehouse.startswith("s3://"):
+        return Lake(warehouse)
+    endpoint = _matching(environment, "K2_LAKE_ENDPOINT", _ENDPOINT, "http(s)://HOST:PORT")
+    region = _matching(environment, "K2_LAKE_REGION", _REGION, "a region such as eu-central-1")
+    path_style = _matching(environment, "K2_LAKE_PATH_STYLE", "true|false", "true or false")
+    return Lake(
+        warehouse,
+        store=ObjectStore(
+            endpoint or None,
+            region or ObjectStore.region,
+            # Only AWS is sure to have a host name for each bucket.
+            path_style == "true" if path_style else bool(endpoint),
+        ),
     )
 
 
@@ -96,7 +140,19 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "K2_POSTGRES_PORT": str(settings.postgres.port),
         "K2_POSTGRES_USER": settings.postgres.user,
         "K2_POSTGRES_PASSWORD": settings.postgres.password,
-        "K2_LAKE_WAREHOUSE": settings.lake.warehouse,
+        **lake_environment(settings.lake),
+    }
+
+
+def lake_environment(lake: Lake) -> dict[str, str]:
+    """The variables from which `load_lake` makes this lake."""
+    if lake.store is None:
+        return {"K2_LAKE_WAREHOUSE": lake.warehouse}
+    return {
+        "K2_LAKE_WAREHOUSE": lake.warehouse,
+        "K2_LAKE_ENDPOINT": lake.store.endpoint or "",
+        "K2_LAKE_REGION": lake.store.region,
+        "K2_LAKE_PATH_STYLE": str(lake.store.path_style).lower(),
     }
 
 
@@ -107,6 +163,14 @@ def _required(environment: Mapping[str, str], name: str) -> str:
             f"{name} is not set; start the embedded stack with 'make up', "
             "or set it to reach a service of your own"
         )
+    return value
+
+
+def _matching(environment: Mapping[str, str], name: str, pattern: str, kind: str) -> str:
+    """The value of an optional variable; empty when it is not set."""
+    value = environment.get(name, "").rstrip("/")
+    if value and not re.fullmatch(pattern, value):
+        raise SettingsError(f"{name} is '{value}'; it must be {kind}, or empty")
     return value
 
 
@@ -138,5 +202,10 @@ def _warehouse(value: str) -> str:
     if any(character in value for character in _PATTERN_CHARACTERS):
         raise SettingsError(
             f"K2_LAKE_WAREHOUSE is '{value}'; it must be without any of {_PATTERN_CHARACTERS}"
+        )
+    if value.startswith("s3://") and not re.fullmatch(_BUCKET_AND_PREFIX, value):
+        raise SettingsError(
+            f"K2_LAKE_WAREHOUSE is '{value}'; it must be s3://BUCKET/PREFIX, the prefix of "
+            "letters, digits and any of _.-"
         )
     return value

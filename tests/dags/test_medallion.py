@@ -348,11 +348,17 @@ def test_the_check_sees_broken_files_and_connections(
 # Secrets.
 
 
-def test_no_password_is_in_a_template_or_in_an_argument_of_spark_submit(
+def test_no_password_or_key_is_in_a_template_or_in_an_argument_of_spark_submit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
-    for name in ("K2_CLICKHOUSE_PASSWORD", "K2_POSTGRES_PASSWORD", "K2_DBT_PASSWORD"):
+    for name in (
+        "K2_CLICKHOUSE_PASSWORD",
+        "K2_POSTGRES_PASSWORD",
+        "K2_DBT_PASSWORD",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ):
         monkeypatch.setenv(name, "canary")
     from airflow.dag_processing.dagbag import DagBag
     from airflow.models.connection import Connection

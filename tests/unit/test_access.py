@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from k2.offload.storage import NAMED_COLLECTION
 from k2.registry import Layer, registry
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -50,10 +51,12 @@ def test_every_system_table_that_a_program_reads_is_granted(user: str) -> None:
 
 def test_only_the_offload_reaches_beyond_the_database_and_only_for_files() -> None:
     wide = [(user, grant) for user in CODE for grant in _grants(user) if "*.*" in grant]
-    assert wide == [("k2_offload", "grant create temporary table, file on *.*")]
-    places = {re.findall(r" on (\w+)\.", grant)[0] for user in CODE for grant in _grants(user)
+    assert wide == [("k2_offload", "grant create temporary table, file, s3 on *.*")]
+    places = {re.findall(r" on (\w+)", grant)[0] for user in CODE for grant in _grants(user)
               if "*.*" not in grant}  # fmt: skip
-    assert places == {"k2", "system"}
+    assert places == {"k2", "system", NAMED_COLLECTION}
+    holders = [user for user in CODE for grant in _grants(user) if NAMED_COLLECTION in grant]
+    assert holders == ["k2_offload"]
 
 
 def test_every_table_of_the_registry_is_within_reach_of_its_programs() -> None:

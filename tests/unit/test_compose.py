@@ -20,7 +20,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import validators
 
 from k2.registry import registry
-from k2.settings import load_settings
+from k2.settings import Lake, ObjectStore, load_lake, load_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "docker-compose.yaml").read_text()
@@ -85,6 +85,11 @@ def test_every_variable_is_required_or_harmless_and_in_the_example() -> None:
         ("K2_LISTEN", ":-127.0.0.1"),
         ("K2_ALERT_WEBHOOK", ":-"),
         ("K2_DEADLINE_MINUTES", ":-"),
+        ("K2_LAKE_WAREHOUSE", ":-"),
+        ("K2_LAKE_WAREHOUSE", f":-{LAKE}"),
+        ("K2_LAKE_ENDPOINT", ":-"),
+        ("K2_LAKE_REGION", ":-us-east-1"),
+        ("K2_LAKE_PATH_STYLE", ":-"),
     }
 
 
@@ -151,7 +156,8 @@ def test_a_service_waits_for_health_or_for_a_good_end(name: str) -> None:
         ends = _is_one_shot(SERVICES[other])
         expected = "service_completed_successfully" if ends else "service_healthy"
         assert wait["condition"] == expected, f"{name} waits for {other}"
-        assert profile == "tools" or SERVICES[other]["profiles"] == [profile]
+        chosen = wait.get("required", True)
+        assert profile == "tools" or not chosen or SERVICES[other]["profiles"] == [profile]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -210,7 +216,48 @@ def test_whoever_reads_or_writes_the_lake_sees_it_at_the_same_path() -> None:
     writers = {"clickhouse", "lake-owner", "k2-init", "airflow-scheduler", "spark-worker"}
     assert {name for name, path in mounted.items() if path == LAKE} == writers
     assert {name for name, path in mounted.items() if path == f"{LAKE}:ro"} == {"k2-metrics"}
-    assert SERVICES["airflow-scheduler"]["environment"]["K2_LAKE_WAREHOUSE"] == LAKE
+    assert _environment("airflow-scheduler")["K2_LAKE_WAREHOUSE"] == LAKE
+
+
+def _environment(name: str, **variables: str) -> dict[str, str]:
+    """What a service gets where .env has these values, and no others of those with a default."""
+
+    def value(match: re.Match[str]) -> str:
+        default = match[2].removeprefix(":-") if match[2].startswith(":-") else match[0]
+        return variables.get(match[1]) or default
+
+    environment = SERVICES[name].get("environment", {})
+    return {key: VARIABLE.sub(value, text) for key, text in environment.items()}
+
+
+OBJECTS = {"K2_LAKE_WAREHOUSE": "s3://lake/k2", "K2_LAKE_ENDPOINT": "http://objects:7070"}
+
+
+def test_the_lake_can_be_in_the_store_of_the_profile_objects() -> None:
+    lakes = [load_lake(_environment(name, **OBJECTS)) for name in USERS]
+    assert set(lakes) == {
+        Lake("s3://lake/k2", store=ObjectStore("http://objects:7070", path_style=True))
+    }
+    assert SERVICES["objects"]["environment"]["VGW_PORT"] == ":7070"
+    assert SERVICES["objects-bucket"]["entrypoint"][-1] == "/data/lake"
+    assert "K2_LAKE_WAREHOUSE" in SERVICES["k2-init"]["build"]["args"]
+    assert _dockerfile().count("K2_LAKE_WAREHOUSE") == 2
+
+
+def test_keys_of_the_lake_are_only_with_those_who_read_or_write_its_files() -> None:
+    keys = {
+        "AWS_ACCESS_KEY_ID": "${S3_ACCESS_KEY:?set it in .env}",
+        "AWS_SECRET_ACCESS_KEY": "${S3_SECRET_KEY:?set it in .env}",
+    }
+    holders = {
+        name: {key: value for key, value in service["environment"].items() if key in keys}
+        for name, service in SERVICES.items()
+        if keys.keys() & service.get("environment", {}).keys()
+    }
+    names = ("clickhouse", "k2-init", "airflow-scheduler", "spark-worker")
+    assert holders == dict.fromkeys(names, keys)
+    regions = {_environment(name)["K2_LAKE_REGION"] for name in names}
+    assert regions == {_environment("objects")["VGW_REGION"]}
 
 
 # Each program's users of ClickHouse and PostgreSQL. Airflow's other services have no login at all.
@@ -230,7 +277,7 @@ def test_a_program_has_its_own_login_and_no_other(name: str) -> None:
     if name not in USERS:
         assert not [key for key in environment if key.startswith("K2_") and "PASSWORD" in key]
         return
-    settings = load_settings(environment)
+    settings = load_settings(_environment(name))
     assert SERVICES[settings.clickhouse.host]["image"].startswith("clickhouse/")
     assert SERVICES[settings.postgres.host]["image"].startswith("postgres:")
     assert (settings.clickhouse.user, settings.postgres.user) == USERS[name]

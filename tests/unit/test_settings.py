@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from k2.errors import SettingsError
-from k2.settings import environment_of, load_settings
+from k2.settings import ObjectStore, environment_of, load_lake, load_settings
 
 ENVIRONMENT = {
     "K2_CLICKHOUSE_HOST": "clickhouse",
@@ -78,6 +78,64 @@ def test_a_warehouse_that_is_no_location_is_refused(given: str) -> None:
 def test_a_warehouse_that_some_reader_would_take_for_a_pattern_is_refused(character: str) -> None:
     with pytest.raises(SettingsError, match="it must be without any of"):
         load_settings({**ENVIRONMENT, "K2_LAKE_WAREHOUSE": f"/data/lake{character}1"})
+
+
+# A lake on object storage.
+
+S3 = {"K2_LAKE_WAREHOUSE": "s3://lake/k2"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "store"),
+    [
+        ({}, ObjectStore(None, "us-east-1", path_style=False)),
+        ({"K2_LAKE_REGION": "eu-west-3"}, ObjectStore(None, "eu-west-3", path_style=False)),
+        (
+            {"K2_LAKE_ENDPOINT": "http://objects:7070/"},
+            ObjectStore("http://objects:7070", "us-east-1", path_style=True),
+        ),
+        (
+            {"K2_LAKE_ENDPOINT": "https://s3.acme.com", "K2_LAKE_PATH_STYLE": "false"},
+            ObjectStore("https://s3.acme.com", "us-east-1", path_style=False),
+        ),
+        ({"K2_LAKE_PATH_STYLE": "true"}, ObjectStore(None, "us-east-1", path_style=True)),
+    ],
+)
+def test_only_aws_has_a_host_name_for_each_bucket_unless_it_is_said(
+    variables: dict[str, str], store: ObjectStore
+) -> None:
+    assert load_lake({**S3, **variables}).store == store
+    settings = load_settings({**ENVIRONMENT, **S3, **variables})
+    assert load_settings(environment_of(settings)) == settings
+
+
+def test_a_lake_in_a_folder_has_no_object_store() -> None:
+    variables = {"K2_LAKE_WAREHOUSE": "/lake", "K2_LAKE_ENDPOINT": "http://objects:7070"}
+    assert load_lake(variables).store is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("K2_LAKE_ENDPOINT", "objects:7070", "http(s)://HOST:PORT"),
+        ("K2_LAKE_ENDPOINT", "http://user:key@objects:7070", "http(s)://HOST:PORT"),
+        ("K2_LAKE_ENDPOINT", "http://objects:7070/lake", "http(s)://HOST:PORT"),
+        ("K2_LAKE_REGION", "Europe", "a region such as eu-central-1"),
+        ("K2_LAKE_PATH_STYLE", "yes", "true or false"),
+    ],
+)
+def test_a_variable_of_the_store_that_is_none_is_refused(name: str, value: str, kind: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_lake({**S3, name: value})
+    assert str(error.value) == f"{name} is '{value}'; it must be {kind}, or empty"
+
+
+@pytest.mark.parametrize(
+    "given", ["s3://b", "s3://Bucket/lake", "s3://lake/a b", "s3://lake//k2", "s3://lake/100%"]
+)
+def test_a_key_that_clients_write_differently_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="it must be s3://BUCKET/PREFIX"):
+        load_lake({"K2_LAKE_WAREHOUSE": given})
 
 
 def test_passwords_do_not_show() -> None:

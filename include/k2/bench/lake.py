@@ -11,7 +11,7 @@ from k2.offload import watermark
 from k2.offload.catalog import ensure_table, load_table, open_catalog
 from k2.offload.schema import source_columns
 from k2.offload.source import source_sql
-from k2.offload.unload import local_path
+from k2.offload.storage import local_path
 from k2.registry import registry
 
 if TYPE_CHECKING:

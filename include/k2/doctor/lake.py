@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from k2.clickhouse import connect, quote_string
+from k2.clickhouse import connect
 from k2.doctor import clickhouse
 from k2.doctor.result import Result, failed, not_checked, ok, warning
 from k2.errors import StackError
 from k2.jobs import LOOK, submit_command
-from k2.offload.unload import local_path
+from k2.offload.storage import local_path, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from psycopg import Connection
 
+    from k2.offload.storage import Storage
     from k2.registry import Registry
     from k2.settings import Settings
 
@@ -98,16 +99,16 @@ def catalog(connection: Connection[Any], settings: Settings, registry: Registry)
 
 def from_clickhouse(connection: Connection[Any], settings: Settings) -> Result:
     """ClickHouse reads the very file that drivers wrote: it sees the same disk, and may."""
+    storage = storage_of(settings.lake)
     locations = sorted(metadata_locations(connection, settings).values())
-    paths = [Path(local_path(one)) for one in locations if one.startswith("file:")]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
+    location = next((one for one in locations if _is_there(storage, one)), None)
+    if location is None:
         return not_checked("there is no file in the lake yet")
     try:
         with connect(settings.clickhouse, timeout=clickhouse.SECONDS) as client:
-            text = quote_string(str(path))
             size = client.command(
-                f"select length(data) from file({text}, 'RawBLOB', 'data String', 'none')"
+                f"select length(data) from {storage.text_sql(location)}",
+                settings=dict(storage.query_settings),
             )
     except StackError:
         return not_checked("ClickHouse does not answer")
@@ -116,14 +117,24 @@ def from_clickhouse(connection: Connection[Any], settings: Settings) -> Result:
         if "ACCESS_DENIED" in str(error) and not clickhouse.unloads(user):
             return not_checked(f"{user} is not meant to unload")
         return failed(
-            f"ClickHouse cannot read {path}: {' '.join(str(error).split())[:200]}",
-            "mount the lake in ClickHouse's container under the same path, below its user_files",
+            f"ClickHouse cannot read {location}: {' '.join(str(error).split())[:200]}",
+            "mount the lake in ClickHouse's container under the same path, below its user_files"
+            if settings.lake.store is None
+            else "give the server the keys and the region: docs/security.md",
         )
-    if size != path.stat().st_size:
+    path = storage.folder(location)
+    if path is not None and size != path.stat().st_size:
         return failed(
             f"ClickHouse sees another {path}", "both must have the lake mounted from one place"
         )
-    return ok(f"ClickHouse reads {path.name}")
+    return ok(f"ClickHouse reads {location.rpartition('/')[2]}")
+
+
+def _is_there(storage: Storage, location: str) -> bool:
+    if not storage.has(location):
+        return False
+    path = storage.folder(location)
+    return path is None or path.exists()
 
 
 def from_spark(environment: Mapping[str, str], *, seconds: float = SPARK_SECONDS) -> Result:

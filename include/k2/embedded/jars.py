@@ -23,9 +23,12 @@ from k2.errors import K2Error, StackError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from k2.settings import Lake
 
-# Stacks come and go with their state; what they fetch is the same for all of them.
+# Stacks come and go with their state; what they fetch is the same for all of them, but for those
+# with a lake on object storage: Java's archive of classes is for one set of jars.
 JARS_DIRECTORY: Final = PROJECT / ".k2" / "jars"
+OBJECT_STORE_JARS_DIRECTORY: Final = PROJECT / ".k2" / "jars-object-store"
 
 
 class JarError(StackError):
@@ -66,6 +69,18 @@ JARS: Final = (
     ),
 )
 
+# AWS's SDK, for Iceberg's S3FileIO: 69 MB that nothing else needs.
+OBJECT_STORE_JARS: Final = (
+    *JARS,
+    Jar(
+        "org.apache.iceberg",
+        "iceberg-aws-bundle",
+        "1.12.0",
+        # pragma: allowlist nextline secret
+        "dd7e49ffa4ac9b215bed846581991259e3aec9bb2fa08d6cec029c46cd66d957",
+    ),
+)
+
 
 def fetch(directory: Path, java: Path, jars: Iterable[Jar] = JARS) -> list[Path]:
     """Make sure that `directory` holds the jars, and return their paths. `java` is a Java home.
@@ -78,6 +93,19 @@ def fetch(directory: Path, java: Path, jars: Iterable[Jar] = JARS) -> list[Path]
     if missing:
         _fetch(missing, directory, java)
     return list(paths.values())
+
+
+def fetch_for(lake: Lake, java: Path) -> Path:
+    """The folder with the jars that Spark needs for a lake, fetched where they are missing.
+
+    Raises:
+        JarError: a jar cannot be fetched.
+    """
+    if lake.store is None:
+        fetch(JARS_DIRECTORY, java)
+        return JARS_DIRECTORY
+    fetch(OBJECT_STORE_JARS_DIRECTORY, java, OBJECT_STORE_JARS)
+    return OBJECT_STORE_JARS_DIRECTORY
 
 
 def read_jars(path: Path) -> tuple[Jar, ...]:
@@ -160,9 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: fetch the jars and print their paths."""
     parser = argparse.ArgumentParser(prog="python -m k2.embedded.jars", description=__doc__)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--lake", default="", help="where the lake is: s3:// needs one jar more")
     options = parser.parse_args(arguments)
     try:
-        for path in fetch(options.directory, java_home()):
+        jars = OBJECT_STORE_JARS if options.lake.startswith("s3://") else JARS
+        for path in fetch(options.directory, java_home(), jars):
             sys.stdout.write(f"{path}\n")
     except K2Error as error:
         sys.stderr.write(f"{error}\n")

@@ -14,7 +14,7 @@ import psutil
 
 from k2 import airflow_client
 from k2.embedded import airflow, clickhouse, postgres, processes, spark
-from k2.embedded.jars import JARS_DIRECTORY, fetch
+from k2.embedded.jars import fetch_for
 from k2.embedded.java import java_home
 from k2.embedded.state import (
     HOST,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 AIRFLOW_READY_SECONDS = 120
 DATABASES = ("k2", "lake", "airflow")
 DAGS = ("medallion", "maintenance")
+OBJECT_STORE_ACCESS = PROJECT / "include" / "clickhouse" / "server" / "object_store.xml"
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def running_engines(
             say(f"stopped {left} processes that an earlier, killed run had left")
         java = java_home()
         stack = Stack(prepare_state(directory, environment), directory, java)
-        fetch(JARS_DIRECTORY, java)
-        spark.configure(directory / "spark", JARS_DIRECTORY, java, say)
+        jars = fetch_for(stack.settings.lake, java)
+        spark.configure(directory / "spark", jars, java, say)
         with processes.terminated_like_interrupted():
             try:
                 _start_engines(stack, say)
@@ -197,7 +198,13 @@ def start_clickhouse(directory: Path, state: StackState) -> int:
     """
     log = directory / "logs" / "clickhouse.log"
     server = clickhouse.start(
-        directory / "clickhouse", log, state.clickhouse_port, USER, state.clickhouse_password
+        directory / "clickhouse",
+        log,
+        state.clickhouse_port,
+        USER,
+        state.clickhouse_password,
+        configuration=OBJECT_STORE_ACCESS if state.lake else None,
+        environment={**os.environ, **state.lake},
     )
     processes.note(directory, server.pid)
     clickhouse.wait_until_ready(server, state.clickhouse_port, log)

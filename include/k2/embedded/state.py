@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.fernet import Fernet
 
 from k2.errors import StackError
-from k2.settings import ClickHouse, Lake, Postgres, Settings
+from k2.settings import ClickHouse, Postgres, Settings, lake_environment, load_lake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,13 +43,15 @@ class StackState:
     airflow_password: str = field(repr=False)
     airflow_secret: str = field(repr=False)
     airflow_fernet_key: str = field(repr=False)
+    # The variables of a lake on object storage; without them it is a folder of the stack's own.
+    lake: dict[str, str] = field(default_factory=dict)
 
     def settings(self, directory: Path) -> Settings:
         """The settings with which everything else reaches this stack."""
         return Settings(
             clickhouse=ClickHouse(HOST, self.clickhouse_port, USER, self.clickhouse_password),
             postgres=Postgres(HOST, self.postgres_port, USER, self.postgres_password),
-            lake=Lake(warehouse=f"file:{directory / 'lake'}"),
+            lake=load_lake(self.lake or {"K2_LAKE_WAREHOUSE": f"file:{directory / 'lake'}"}),
         )
 
 
@@ -65,8 +67,9 @@ def read_state(directory: Path) -> StackState | None:
         return None
     try:
         document = json.loads(path.read_text())
-        return StackState(**{item.name: document[item.name] for item in fields(StackState)})
-    except (ValueError, KeyError, TypeError) as error:
+        names = {item.name for item in fields(StackState)}
+        return StackState(**{name: document[name] for name in document.keys() & names})
+    except (ValueError, AttributeError, TypeError) as error:
         raise StackError(
             f"{path} is not readable as the stack's state; remove the folder with 'make clean'"
         ) from error
@@ -76,10 +79,15 @@ def prepare_state(directory: Path, environment: Mapping[str, str] = os.environ) 
     """The state for a start: passwords of the earlier one, ports as asked for now.
 
     A port comes from K2_CLICKHOUSE_PORT, K2_POSTGRES_PORT or K2_AIRFLOW_PORT; 0 takes a free one.
+    K2_LAKE_WAREHOUSE puts the lake into an object store, when it is one.
 
     Raises:
         StackError: a port is in use.
+        SettingsError: a variable of the object store has a value that is none.
     """
+    lake = {}
+    if environment.get("K2_LAKE_WAREHOUSE", "").startswith("s3://"):
+        lake = lake_environment(load_lake(environment))
     directory.mkdir(parents=True, exist_ok=True)
     earlier = read_state(directory)
     fernet_key = earlier.airflow_fernet_key if earlier else Fernet.generate_key().decode()
@@ -92,6 +100,7 @@ def prepare_state(directory: Path, environment: Mapping[str, str] = os.environ) 
         airflow_password=earlier.airflow_password if earlier else _password(),
         airflow_secret=earlier.airflow_secret if earlier else _password(),
         airflow_fernet_key=fernet_key,
+        lake=lake,
     )
     _write_private(directory / "stack.json", json.dumps(asdict(state), indent=2))
     return state

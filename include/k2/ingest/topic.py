@@ -122,7 +122,7 @@ class Topic:
                 "session.timeout.ms": round(limits.session_seconds * 1000),
                 "heartbeat.interval.ms": max(100, round(limits.session_seconds * 250)),
                 "queued.max.messages.kbytes": _PREFETCHED_KILOBYTES,
-                # A batch waits longer than that anyway; asked for less, the broker answers each message.
+                # A batch waits longer anyway; asked for less, the broker answers each message.
                 "fetch.wait.max.ms": 20,
                 "fetch.min.bytes": 65_536,
                 "topic.metadata.refresh.interval.ms": 10_000,

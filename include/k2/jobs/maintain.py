@@ -18,6 +18,7 @@ from k2.maintenance.run import maintain
 from k2.offload import watermark
 from k2.offload.gateway import open_gateway
 from k2.offload.lake import JvmLake
+from k2.offload.storage_errors import told_in_a_line
 from k2.registry import registry
 from k2.settings import load_settings
 
@@ -32,7 +33,8 @@ def main(names: list[str]) -> int:
     try:
         tables = [registry().table(name) for name in names]
         settings, gateway = load_settings(os.environ), open_gateway(os.environ)
-        lake = JvmLake(gateway, settings)
+        with told_in_a_line(settings.lake):
+            lake = JvmLake(gateway, settings)
     except TOLD as error:
         get_logger(table=" ".join(names)).error("maintenance stopped", reason=reason(error))
         return 1
@@ -43,7 +45,7 @@ def main(names: list[str]) -> int:
 
 def _maintain(table: Table, settings: Settings, jvm: Any, lake: JvmLake, spark: Any) -> bool:
     try:
-        with watermark.connect(settings.postgres) as postgres:
+        with watermark.connect(settings.postgres) as postgres, told_in_a_line(settings.lake):
             maintain(Keeper(lake.load(table.name), table, jvm, postgres, _now, spark))
     except TOLD as error:
         get_logger(table=table.name).error("maintenance stopped", reason=reason(error))

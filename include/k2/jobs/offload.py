@@ -18,6 +18,7 @@ from k2.offload.claim import offload_claim
 from k2.offload.engine import Driver, run
 from k2.offload.gateway import open_gateway
 from k2.offload.lake import JvmLake
+from k2.offload.storage_errors import told_in_a_line
 from k2.registry import registry
 from k2.settings import load_settings
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
         with (
             offload_claim(settings.postgres, table.name) as held,
             connect(settings.clickhouse) as client,
+            told_in_a_line(settings.lake),
         ):
             lake = JvmLake(open_gateway(os.environ), settings).load(table.name)
             run(Driver(client, lake, held, table, now=_now, spark=_spark))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k2.maintenance.keeper import MaintenanceError
-from k2.offload.unload import local_path
 from k2.offload.watermark import read_watermark
 
 if TYPE_CHECKING:
@@ -36,8 +35,10 @@ def remove_orphans(keeper: Keeper) -> dict[str, Any]:
     removal = _Removal(keeper.lake.in_jvm.io(), intended)
     before = keeper.time_before(keeper.table.orphan_days)
     action = keeper.actions().deleteOrphanFiles(keeper.lake.in_jvm)
+    # Iceberg's own listing: Spark's would need Hadoop's way to an object store beside it.
+    action = action.usePrefixListing(True)
     action.olderThan(before).deleteWith(removal).execute()
-    _remove_empty_folders(keeper.lake.location, before, intended)
+    _remove_empty_folders(keeper.lake.storage.folder(keeper.lake.location), before, intended)
     return {"removed_files": removal.files, "removed_bytes": removal.bytes}
 
 
@@ -56,11 +57,11 @@ def _intended_folder(keeper: Keeper) -> str | None:
     return path.rstrip("/").rsplit("/", 1)[1]
 
 
-def _remove_empty_folders(location: str, before: int, intended: str | None) -> None:
+def _remove_empty_folders(location: Path | None, before: int, intended: str | None) -> None:
     """Remove old folders that hold nothing: object stores have none, local disks keep them."""
-    if not location.startswith("file:"):
+    if location is None:
         return
-    data = Path(local_path(location)) / "data"
+    data = location / "data"
     for name, _, _ in os.walk(data, topdown=False):
         folder = Path(name)
         if folder == data or (intended is not None and intended in folder.parts):

@@ -13,6 +13,7 @@ from k2.errors import StackError
 from k2.monitoring import metrics, offloads, pipeline
 from k2.offload import watermark
 from k2.offload.history import read_histories
+from k2.offload.storage import storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -107,8 +108,8 @@ def kafka_store(admin: AdminClient, registry: Registry) -> Store:
 
 def lake_store(lake: Lake) -> Store | None:
     """The disk of the lake, if it is one."""
-    path = lake.warehouse.removeprefix("file:")
-    if path == lake.warehouse:
+    path = storage_of(lake).folder(lake.warehouse)
+    if path is None:
         return None
 
     def read_disk(usage: Any) -> Iterator[Sample]:

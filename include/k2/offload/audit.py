@@ -28,6 +28,7 @@ from k2.offload.partition import (
 from k2.offload.plan import touched_partitions
 from k2.offload.schema import Column, source_columns
 from k2.offload.source import source_sql
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -126,7 +127,7 @@ def audit_table(settings: Settings, table: Table, *, only_new: bool = False) -> 
         # Batches that are recorded from here on are left to the next audit.
         audited_at = watermark.current_time(postgres)
         partitions = watermark.unaudited_partitions(postgres, table.name) if only_new else None
-        with drops.lock(postgres, table.name, shared=True):
+        with drops.lock(postgres, table.name, shared=True), told_in_a_line(settings.lake):
             gone = [
                 drop
                 for drop in drops.read_drops(postgres, table.name)

@@ -27,6 +27,8 @@ from sqlalchemy.exc import OperationalError
 
 from k2.errors import OffloadError, StackError
 from k2.offload.schema import Column, Kind
+from k2.offload.storage import storage_of
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +68,7 @@ def open_catalog(settings: Settings) -> SqlCatalog:
             uri=uri,
             warehouse=settings.lake.warehouse,
             pool_pre_ping="true",
+            **storage_of(settings.lake).catalog_properties,
         )
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
@@ -76,10 +79,11 @@ def load_table(catalog: SqlCatalog, settings: Settings, name: str) -> IcebergTab
     """A table of the lake.
 
     Raises:
-        OffloadError: it is not in the catalog.
+        OffloadError: it is not in the catalog, or its storage cannot be read.
     """
     try:
-        return catalog.load_table((settings.lake.namespace, name))
+        with told_in_a_line(settings.lake):
+            return catalog.load_table((settings.lake.namespace, name))
     except NoSuchTableError as error:
         raise OffloadError(
             f"{name}: not in the Iceberg catalog; create it with 'k2 init'"
@@ -89,26 +93,31 @@ def load_table(catalog: SqlCatalog, settings: Settings, name: str) -> IcebergTab
 def ensure_table(
     catalog: SqlCatalog, settings: Settings, table: Table, columns: Sequence[Column]
 ) -> bool:
-    """Create a table of the lake unless it is there; whether it was created."""
+    """Create a table of the lake unless it is there; whether it was created.
+
+    Raises:
+        StorageError: the lake's object store cannot be written.
+    """
     catalog.create_namespace_if_not_exists(settings.lake.namespace)
     identifier = (settings.lake.namespace, table.name)
     if catalog.table_exists(identifier):
         return False
     schema = iceberg_schema(columns)
-    catalog.create_table(
-        identifier,
-        schema=schema,
-        partition_spec=_partition_spec(schema, table.partition),
-        properties={
-            "format-version": "2",
-            "write.parquet.compression-codec": "zstd",
-            "write.parquet.compression-level": "3",
-            "write.metadata.compression-codec": "gzip",
-            "write.target-file-size-bytes": str(table.target_file_mb * 1024 * 1024),
-            # ClickHouse's Parquet carries names, not Iceberg's field ids.
-            "schema.name-mapping.default": create_mapping_from_schema(schema).model_dump_json(),
-        },
-    )
+    with told_in_a_line(settings.lake):
+        catalog.create_table(
+            identifier,
+            schema=schema,
+            partition_spec=_partition_spec(schema, table.partition),
+            properties={
+                "format-version": "2",
+                "write.parquet.compression-codec": "zstd",
+                "write.parquet.compression-level": "3",
+                "write.metadata.compression-codec": "gzip",
+                "write.target-file-size-bytes": str(table.target_file_mb * 1024 * 1024),
+                # ClickHouse's Parquet carries names, not Iceberg's field ids.
+                "schema.name-mapping.default": create_mapping_from_schema(schema).model_dump_json(),
+            },
+        )
     return True
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from k2.offload.claim import Claim
     from k2.offload.lineage import LakeState
     from k2.offload.schema import Column
+    from k2.offload.storage import Storage
     from k2.registry import Table
 
 
@@ -48,6 +49,8 @@ class LakeTable(Protocol):
 
     @property
     def location(self) -> str: ...
+    @property
+    def storage(self) -> Storage: ...
     @property
     def column_types(self) -> dict[str, str]: ...
     def state(self) -> LakeState: ...
@@ -226,15 +229,15 @@ def _write(
 
 def _transfer(driver: Driver, columns: Sequence[Column], intent: Intent) -> Sequence[WrittenFile]:
     if driver.table.transfer == "unload":
-        return unload(driver.client, driver.table, columns, intent)
+        return unload(driver.client, driver.lake.storage, driver.table, columns, intent)
     from k2.offload.scan import scan  # a Spark session is paid for only where rows go through it
 
-    return scan(driver.spark(), driver.client, driver.table, columns, intent)
+    return scan(driver.spark(), driver.client, driver.lake.storage, driver.table, columns, intent)
 
 
 def _verify(driver: Driver, columns: Sequence[Column], intent: Intent) -> None:
     if driver.table.transfer == "unload":
-        verify(driver.client, columns, intent)
+        verify(driver.client, driver.lake.storage, columns, intent)
         return
     from k2.offload.scan import verify_scan
 

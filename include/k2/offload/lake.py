@@ -14,6 +14,7 @@ from k2.offload.engine import Snapshot
 from k2.offload.faults import fault
 from k2.offload.lineage import BATCH, EPOCH, SINCE, TOKEN, LakeState, problem, trace
 from k2.offload.partition import partition_range
+from k2.offload.storage import require_in_lake, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table as IcebergTable
 
     from k2.offload.schema import Column
+    from k2.offload.storage import Storage
     from k2.offload.unload import WrittenFile
     from k2.registry import PartitionRule, Table
-    from k2.settings import Settings
+    from k2.settings import Lake, Settings
 
 
 class CommitConflictError(OffloadError):
@@ -43,14 +45,16 @@ class JvmLake:
         """The table as it is now.
 
         Raises:
-            OffloadError: it is not in the catalog.
+            OffloadError: it is not in the catalog, or in another lake.
         """
         identifier = self._jvm.org.apache.iceberg.catalog.TableIdentifier.parse(
             f"{self._settings.lake.namespace}.{name}"
         )
         if not self._catalog.tableExists(identifier):
             raise OffloadError(f"{name}: not in the Iceberg catalog; create it with 'k2 init'")
-        return LakeTable(self._gateway, self._settings, self._catalog, identifier)
+        table = LakeTable(self._gateway, self._settings, self._catalog, identifier)
+        require_in_lake(table.location, self._settings.lake)
+        return table
 
     def _open(self, settings: Settings) -> Any:
         postgres, lake = settings.postgres, settings.lake
@@ -60,10 +64,29 @@ class JvmLake:
         properties["jdbc.password"] = postgres.password
         properties["jdbc.schema-version"] = "V1"
         properties["warehouse"] = lake.warehouse
+        for name, value in storage_of(lake).catalog_properties.items():
+            properties[name] = value
+        self._require_access(lake, properties)
         catalog = self._jvm.org.apache.iceberg.jdbc.JdbcCatalog()
         catalog.setConf(self._jvm.org.apache.hadoop.conf.Configuration())
         catalog.initialize(lake.catalog, properties)
         return catalog
+
+    def _require_access(self, lake: Lake, properties: Any) -> None:
+        """Ask an object store for something small first, and once.
+
+        Iceberg asks twenty times, a minute and a half, for the metadata of a table that it may not
+        read, before it gives up.
+        """
+        if lake.store is None:
+            return
+        storage = self._jvm.org.apache.iceberg.CatalogUtil.loadFileIO(
+            properties["io-impl"], properties, None
+        )
+        try:
+            storage.listPrefix(f"{lake.warehouse}/.k2").iterator().hasNext()
+        finally:
+            storage.close()
 
 
 class LakeTable:
@@ -80,6 +103,10 @@ class LakeTable:
     @property
     def location(self) -> str:
         return str(self._table.location())
+
+    @property
+    def storage(self) -> Storage:
+        return storage_of(self._settings.lake)
 
     @property
     def column_types(self) -> dict[str, str]:
@@ -153,7 +180,8 @@ class LakeTable:
         """Remove whatever lies below a location of this table's data."""
         if not location.startswith(f"{self.location}/data/"):
             raise OffloadError(f"{location} is not below the data of {self._identifier}")
-        self._table.io().deletePrefix(location)
+        # Of an object store, every key that begins so: the slash keeps it to this one.
+        self._table.io().deletePrefix(f"{location}/")
 
     def commit(
         self,

@@ -29,6 +29,7 @@ from k2.offload.lineage import (
     trace,
     ways_out,
 )
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -171,7 +172,7 @@ def _claimed(settings: Settings, table: Table) -> Iterator[_Patient | None]:
         ClaimHeldError: an offload of it is going on.
         RepairError: another program committed meanwhile.
     """
-    with claim(settings.postgres, table.name) as held:
+    with claim(settings.postgres, table.name) as held, told_in_a_line(settings.lake):
         lake = load_table(open_catalog(settings), settings, table.name)
         state, known = lake_state(lake), held.read()
         held.outrun(state.epoch)

@@ -25,6 +25,7 @@ from k2.offload.partition import partition_sql
 from k2.offload.plan import PartitionPlan
 from k2.offload.schema import source_columns
 from k2.offload.source import INGESTION, versions_sql
+from k2.offload.storage_errors import told_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +83,7 @@ def apply_retention(settings: Settings, table: Table, *, today: dt.date) -> Rete
         connect(settings.clickhouse) as client,
         watermark.connect(settings.postgres) as postgres,
         drops.lock(postgres, table.name),
+        told_in_a_line(settings.lake),
     ):
         step = _Step(settings, client, postgres, open_catalog(settings), table)
         for drop in drops.read_drops(postgres, table.name):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
     from k2.offload.plan import Intent
+    from k2.offload.storage import Storage
     from k2.registry import Table
 
 PARTITION = "lake_partition"
@@ -97,13 +98,24 @@ class SliceReader(DataSourceReader):
 
 
 def scan(
-    spark: SparkSession, client: Client, table: Table, columns: Sequence[Column], intent: Intent
+    spark: SparkSession,
+    client: Client,
+    storage: Storage,
+    table: Table,
+    columns: Sequence[Column],
+    intent: Intent,
 ) -> tuple[WrittenFile, ...]:
     """Write the rows of an intent as Parquet files below its path.
 
     Raises:
-        ScanError: a task of Spark failed, and with it the whole scan.
+        ScanError: a task of Spark failed, and with it the whole scan; or the lake is an object
+            store, which Spark writes to through Hadoop only.
     """
+    if storage.folder(intent.path) is None:
+        raise ScanError(
+            f"{table.name}: 'transfer: scan' writes to file systems only; ClickHouse itself writes "
+            "to an object store: set 'transfer: unload' in include/tables.yaml"
+        )
     queries = list(_slices(client, table, columns, intent))
     if not queries:
         return ()

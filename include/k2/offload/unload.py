@@ -5,7 +5,6 @@ Nothing that is written here belongs to the table until it is committed.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from k2.offload.plan import Intent, PartitionPlan
     from k2.offload.schema import Column
+    from k2.offload.storage import Storage
     from k2.registry import Table
 
 # Open Parquet writers are what an unload holds in memory: one for each partition of a statement.
@@ -54,20 +54,21 @@ class WrittenFile:
 
 
 def unload(
-    client: Client, table: Table, columns: Sequence[Column], intent: Intent
+    client: Client, storage: Storage, table: Table, columns: Sequence[Column], intent: Intent
 ) -> tuple[WrittenFile, ...]:
     """Write the rows of an intent as Parquet files below its path."""
     names = ", ".join(quote_identifier(column.name) for column in columns)
     order = ", ".join(quote_identifier(name) for name in table.order)
+    files = storage.parquet_sql(f"{intent.path}/{{_partition_id}}.parquet")
     for group in _groups(intent.partitions):
         inside = partition_bounds_sql(table.partition, [plan.partition for plan in group])
         # The casts stand outside: inside, they would hide the columns that prune the range.
         client.command(
-            f"insert into function {_files(intent, '{_partition_id}')}"
+            f"insert into function {files}"
             f" partition by {partition_sql(table.partition)}"
             f" select {casts_sql(columns)} from (select {names} from {source_sql(client, table)}"
             f" where {inside} and {intent.rows_where} order by {order})",
-            settings=PARQUET_SETTINGS,
+            settings={**PARQUET_SETTINGS, **storage.query_settings},
         )
         fault("unloading")
     return tuple(
@@ -88,7 +89,7 @@ def cancel_unload(client: Client, intent: Intent) -> None:
     )
 
 
-def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
+def verify(client: Client, storage: Storage, columns: Sequence[Column], intent: Intent) -> None:
     """Read the files back and hold their rows and checksums against the intent.
 
     Raises:
@@ -96,7 +97,7 @@ def verify(client: Client, columns: Sequence[Column], intent: Intent) -> None:
     """
     if not intent.partitions:
         return
-    require_as_planned(intent, _read_back(client, columns, intent))
+    require_as_planned(intent, _read_back(client, storage, columns, intent))
 
 
 def require_as_planned(intent: Intent, found: Mapping[str, tuple[int, int]]) -> None:
@@ -114,15 +115,16 @@ def require_as_planned(intent: Intent, found: Mapping[str, tuple[int, int]]) -> 
 
 
 def _read_back(
-    client: Client, columns: Sequence[Column], intent: Intent
+    client: Client, storage: Storage, columns: Sequence[Column], intent: Intent
 ) -> dict[str, tuple[int, int]]:
     """Rows and checksum of each file as it lies in the lake, by partition."""
-    structure = quote_string(file_structure(columns))
+    files = storage.parquet_sql(f"{intent.path}/*.parquet", quote_string(file_structure(columns)))
     try:
         rows = client.query(
             "select replaceOne(_file, '.parquet', '') as lake_partition, count(),"
             f" {checksum_sql(columns, of_source=False)}"
-            f" from {_files(intent, '*', structure)} group by lake_partition"
+            f" from {files} group by lake_partition",
+            settings=dict(storage.query_settings),
         ).result_rows
     except DatabaseError as error:
         raise VerificationError(
@@ -142,24 +144,3 @@ def _described(rows_and_checksum: tuple[int, int] | None) -> str:
 def _groups(partitions: Sequence[PartitionPlan]) -> Iterator[Sequence[PartitionPlan]]:
     for start in range(0, len(partitions), PARTITIONS_AT_ONCE):
         yield partitions[start : start + PARTITIONS_AT_ONCE]
-
-
-def _files(intent: Intent, name: str, structure: str = "") -> str:
-    """The table function of a batch's files, for the lake's storage."""
-    location = f"{intent.path}/{name}.parquet"
-    scheme = location.partition(":")[0]
-    arguments = [
-        quote_string(local_path(location)),
-        "'Parquet'",
-        *([structure] if structure else []),
-    ]
-    if scheme == "file":
-        return f"file({', '.join(arguments)})"
-    raise OffloadError(
-        f"ClickHouse cannot unload to {scheme}: locations yet; set K2_LAKE_WAREHOUSE to a path"
-    )
-
-
-def local_path(location: str) -> str:
-    """The path of a file: location. Hadoop and PyIceberg take it literally, without escapes."""
-    return re.sub("^file:(//)?(?=/)", "", location)

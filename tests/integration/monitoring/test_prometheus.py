@@ -14,7 +14,8 @@ import pytest
 from tests.integration.ingest.kafka import wait_until
 
 from k2.embedded import processes
-from k2.embedded.prometheus import DIRECTORY, Programs, find_go, programs
+from k2.embedded.go import find_go
+from k2.embedded.prometheus import DIRECTORY, Programs, programs
 from k2.embedded.state import free_port
 from k2.monitoring import metrics
 from k2.offload.claim import claim

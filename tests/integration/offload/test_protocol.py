@@ -18,6 +18,7 @@ from k2.offload.claim import ClaimLostError
 from k2.offload.cursor import Token, parse_token
 from k2.offload.lake import CommitConflictError
 from k2.offload.plan import Intent, SourceBehindError, next_upper, plan_batch
+from k2.offload.storage import FileSystem
 from k2.offload.unload import VerificationError, unload, verify
 
 from .rows import START, candle, trade
@@ -326,7 +327,7 @@ def commit(bench: Bench, intent: Intent, epoch: int, *, lake: LakeTable | None =
     lake.remove(intent.path)
     lake.commit(
         bench.table,
-        unload(bench.client, bench.table, bench.columns, intent),
+        unload(bench.client, FileSystem(), bench.table, bench.columns, intent),
         expected=intent.lower.to_json() if intent.lower else None,
         token=intent.upper.to_json(),
         epoch=epoch,
@@ -393,7 +394,7 @@ def test_a_driver_whose_claim_is_taken_over_commits_nothing(
 @pytest.mark.parametrize("damage", ["removed", "all removed", "cut", "emptied", "swapped"])
 def test_files_that_are_not_as_planned_are_refused(fed: Bench, damage: str) -> None:
     intent = planned(fed, epoch=9)
-    unload(fed.client, fed.table, fed.columns, intent)
+    unload(fed.client, FileSystem(), fed.table, fed.columns, intent)
     first, second = sorted(Path(intent.path.removeprefix("file:")).glob("*.parquet"))
     content = first.read_bytes()
     match damage:
@@ -410,7 +411,7 @@ def test_files_that_are_not_as_planned_are_refused(fed: Bench, damage: str) -> N
             first.write_bytes(second.read_bytes())
             second.write_bytes(content)
     with pytest.raises(VerificationError, match=rf"^batch {intent.batch}: .*Nothing was committed"):
-        verify(fed.client, fed.columns, intent)
+        verify(fed.client, FileSystem(), fed.columns, intent)
 
 
 def test_a_damaged_file_stops_the_run_and_the_next_one_writes_it_anew(
@@ -434,9 +435,9 @@ def test_rows_that_change_between_plan_and_unload_are_not_committed(gold: Bench)
     gold.insert([candle(minute) for minute in range(4)])
     intent = planned(gold, epoch=1)
     gold.insert([candle(1, settled=5, close="7")])
-    unload(gold.client, gold.table, gold.columns, intent)
+    unload(gold.client, FileSystem(), gold.table, gold.columns, intent)
     with pytest.raises(VerificationError, match="the source changed meanwhile"):
-        verify(gold.client, gold.columns, intent)
+        verify(gold.client, FileSystem(), gold.columns, intent)
 
 
 def test_only_what_lies_below_the_data_of_the_table_is_removed(fed: Bench) -> None:

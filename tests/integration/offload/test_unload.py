@@ -11,7 +11,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from k2.clickhouse import connect
 from k2.offload.plan import next_upper, plan_batch
-from k2.offload.unload import cancel_unload, local_path, unload
+from k2.offload.storage import FileSystem, local_path
+from k2.offload.unload import cancel_unload, unload
 
 from .conftest import COLUMNS
 from .rows import trade
@@ -43,7 +44,9 @@ def test_clickhouse_stops_writing_when_an_unload_is_cancelled(
         for name in ("1", "2")
     )
     with connect(bench.settings.clickhouse) as orphaned, ThreadPoolExecutor(1) as threads:
-        statement = threads.submit(unload, orphaned, bench.table, bench.columns, intent)
+        statement = threads.submit(
+            unload, orphaned, FileSystem(), bench.table, bench.columns, intent
+        )
         while not any(Path(local_path(intent.path)).glob("*.parquet")):
             assert not statement.done()
         cancel_unload(bench.client, other)

@@ -17,6 +17,7 @@ from k2.offload.checksum import add_checksums, checksum_sql
 from k2.offload.checksum_arrow import checksum_arrow
 from k2.offload.plan import next_upper, plan_batch
 from k2.offload.schema import source_columns
+from k2.offload.storage import FileSystem
 from k2.offload.unload import unload, verify
 from k2.registry import PartitionRule, registry
 
@@ -122,8 +123,8 @@ def test_the_checksum_is_the_same_number_in_table_files_and_numpy(
     assert upper is not None
     directory = f"file:{tmp_path_factory.mktemp('files')}"
     intent = plan_batch(client, every_type, columns, None, upper, directory=directory, attempt="1")
-    (file,) = unload(client, every_type, columns, intent)
-    verify(client, columns, intent)
+    (file,) = unload(client, FileSystem(), every_type, columns, intent)
+    verify(client, FileSystem(), columns, intent)
     (of_table,) = (part.checksum for part in intent.partitions)
     # Read as it lies in the file, not partitioned by the names of its directories.
     read = pq.ParquetFile(Path(file.location.removeprefix("file:"))).read()

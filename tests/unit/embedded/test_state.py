@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from k2.embedded.state import (
     state_directory,
 )
 from k2.errors import StackError
-from k2.settings import environment_of, load_settings
+from k2.settings import environment_of, load_lake, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,28 @@ def test_settings_of_the_stack_are_those_of_its_child_processes(tmp_path: Path) 
     settings = prepare_state(directory, FREE_PORTS).settings(directory)
     assert load_settings(environment_of(settings)) == settings
     assert settings.lake.warehouse == f"file:{directory}/lake"
+
+
+def test_a_lake_on_object_storage_is_remembered_and_no_key(tmp_path: Path) -> None:
+    variables = {
+        "K2_LAKE_WAREHOUSE": "s3://trades/k2",
+        "K2_LAKE_ENDPOINT": "http://objects:7070",
+        "AWS_SECRET_ACCESS_KEY": "canary",
+    }
+    state = prepare_state(tmp_path, {**FREE_PORTS, **variables})
+    assert state.settings(tmp_path).lake == load_lake(variables)
+    assert read_state(tmp_path) == state
+    assert "canary" not in (tmp_path / "stack.json").read_text()
+    assert prepare_state(tmp_path, FREE_PORTS).settings(tmp_path).lake.store is None
+
+
+def test_a_state_of_before_there_were_lakes_elsewhere_is_read(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path, FREE_PORTS)
+    path = tmp_path / "stack.json"
+    document = json.loads(path.read_text())
+    del document["lake"]
+    path.write_text(json.dumps(document))
+    assert read_state(tmp_path) == state
 
 
 def test_without_an_earlier_start_there_is_no_state(tmp_path: Path) -> None:

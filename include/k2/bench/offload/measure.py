@@ -23,7 +23,8 @@ from k2.ingest.bronze import create_bronze
 from k2.offload import watermark
 from k2.offload.plan import next_upper, plan_batch
 from k2.offload.schema import source_columns
-from k2.offload.unload import local_path, unload
+from k2.offload.storage import FileSystem, local_path
+from k2.offload.unload import unload
 from k2.registry import registry
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Bench:
                 lambda: [
                     file
                     for intent in intents
-                    for file in unload(self.client, self.table, columns, intent)
+                    for file in unload(self.client, FileSystem(), self.table, columns, intent)
                 ]
             )
             size = sum(Path(local_path(file.location)).stat().st_size for file in files)

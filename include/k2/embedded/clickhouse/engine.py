@@ -119,7 +119,9 @@ class Engine:
     the directory or the engine cannot load it.
     """
 
-    def __init__(self, data: Path, max_queries: int = 32) -> None:
+    def __init__(
+        self, data: Path, configuration: Path | None = None, max_queries: int = 32
+    ) -> None:
         self._lock = _lock(data)
         # The server's time zone is that of the process, read when the library is loaded.
         os.environ["TZ"] = "UTC"
@@ -129,6 +131,8 @@ class Engine:
         engine: Any = _chdb
         # The folder that BACKUP may write to: File('NAME') is a folder in it.
         options = f"implicit_select=0&backups.allowed_path={data.resolve().with_name('backups')}"
+        if configuration is not None:
+            options += f"&config-file={configuration}"
         self._connect: Callable[[], Any] = lambda: engine.connect(f"{data}?{options}")
         try:
             self._root = self._connect()

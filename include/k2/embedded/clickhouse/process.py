@@ -13,11 +13,20 @@ from k2.embedded.clickhouse.settings import HOST, PASSWORD_VARIABLE
 from k2.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
-def start(data: Path, log: Path, port: int, user: str, password: str) -> subprocess.Popen[bytes]:
+def start(
+    data: Path,
+    log: Path,
+    port: int,
+    user: str,
+    password: str,
+    *,
+    configuration: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.Popen[bytes]:
     """Start a server on `data`, listening on 127.0.0.1:`port`; what it prints is added to `log`.
 
     It runs in a process group of its own, so that an interrupt of the caller does not reach it:
@@ -26,13 +35,15 @@ def start(data: Path, log: Path, port: int, user: str, password: str) -> subproc
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "k2.embedded.clickhouse"]
     command += ["--data", str(data), "--port", str(port), "--user", user]
+    if configuration is not None:
+        command += ["--configuration", str(configuration)]
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {PASSWORD_VARIABLE: password},
+            env={**environment, PASSWORD_VARIABLE: password},
             start_new_session=True,
         )
 

@@ -145,12 +145,12 @@ class Handler(BaseHTTPRequestHandler):
             )
 
 
-def serve(data: Path, port: int, owner: Credentials) -> None:
+def serve(data: Path, port: int, owner: Credentials, configuration: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let the running queries end and close the engine.
 
     Raises StackError where the directory or the port is taken.
     """
-    engine = Engine(data)
+    engine = Engine(data, configuration)
     server = Server(port, owner, engine)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,12 +170,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--port", type=int, required=True, help="the port on 127.0.0.1")
     parser.add_argument("--user", default="default", help="the only user's name")
+    parser.add_argument("--configuration", type=Path, help="a configuration file of ClickHouse")
     options = parser.parse_args(arguments)
     try:
         password = os.environ.get(PASSWORD_VARIABLE)
         if password is None:
             raise StackError(f"Set {PASSWORD_VARIABLE} to the password of {options.user}.")
-        serve(options.data.resolve(), options.port, Credentials(options.user, password))
+        owner = Credentials(options.user, password)
+        serve(options.data.resolve(), options.port, owner, options.configuration)
     except K2Error as error:
         sys.stderr.write(f"{error}\n")
         return 1
