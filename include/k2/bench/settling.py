@@ -151,7 +151,8 @@ def _counters(client: Client) -> tuple[int, int, int]:
 
 def _seconds(state: Path) -> tuple[float, dict[str, float]]:
     """Of the last run of dbt: from its first model's start to its last one's end, and by model."""
-    results = json.loads((state / "target" / "run_results.json").read_text())["results"]
+    ran = json.loads((state / "target" / "run_results.json").read_text())["results"]
+    results = [result for result in ran if result["unique_id"].startswith("model.")]
     times = [timing for result in results for timing in result["timing"]]
     started = min(dt.datetime.fromisoformat(timing["started_at"]) for timing in times)
     completed = max(dt.datetime.fromisoformat(timing["completed_at"]) for timing in times)
