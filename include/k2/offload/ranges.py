@@ -71,30 +71,37 @@ def next_range(client: Client, table: Table, lower: Token | None) -> Range | Non
             return None
     upper = advance(lower, newest)
     if start != lower:
-        narrowing = _narrowing(client, table, lower, upper)
-    new = _narrowed(table, lower, upper, narrowing)
-    if found.count <= table.max_batch_rows:
-        return new
-    rows = count_rows(client, source, new.where)
-    if rows <= table.max_batch_rows:
-        return new
-    cut = cut_sql(cursor, source, new.where, rows, table.max_batch_rows)
-    upper = advance(lower, make_token(cursor, client.query(cut).result_rows))
-    return _narrowed(table, lower, upper, narrowing)
+        narrowing = _narrow_between(client, table, lower, upper)
+    if found.count > table.max_batch_rows:
+        upper = _cut(client, table, lower, upper, narrowing)
+    return _make_range(table, lower, upper, narrowing)
 
 
 def range_between(client: Client, table: Table, lower: Token | None, upper: Token) -> Range:
     """The range between two tokens, as that of a batch that is taken again."""
-    return _narrowed(table, lower, upper, _narrowing(client, table, lower, upper))
+    return _make_range(table, lower, upper, _narrow_between(client, table, lower, upper))
 
 
-def _narrowing(client: Client, table: Table, lower: Token | None, upper: Token) -> Narrowing:
+def _make_range(table: Table, lower: Token | None, upper: Token, narrowing: Narrowing) -> Range:
+    return Range(lower, upper, narrowing.sql(range_sql(table.cursor, lower, upper)))
+
+
+def _narrow_between(client: Client, table: Table, lower: Token | None, upper: Token) -> Narrowing:
     where = range_sql(table.cursor, lower, upper)
     return narrow(client, table, where, find_versions(client, table, where))
 
 
-def _narrowed(table: Table, lower: Token | None, upper: Token, narrowing: Narrowing) -> Range:
-    return Range(lower, upper, narrowing.sql(range_sql(table.cursor, lower, upper)))
+def _cut(
+    client: Client, table: Table, lower: Token | None, upper: Token, narrowing: Narrowing
+) -> Token:
+    """The end of a range, or an earlier one if it has more than `max_batch_rows`."""
+    assert not isinstance(table.cursor, VersionCursor)
+    source, where = source_sql(client, table), _make_range(table, lower, upper, narrowing).where
+    rows = count_rows(client, source, where)
+    if rows <= table.max_batch_rows:
+        return upper
+    cut = cut_sql(table.cursor, source, where, rows, table.max_batch_rows)
+    return advance(lower, make_token(table.cursor, client.query(cut).result_rows))
 
 
 def _positions(table: Table, source: str, where: str) -> str:
