@@ -18,12 +18,12 @@ from k2.offload.faults import fault
 from k2.offload.lineage import require_intact
 from k2.offload.plan import (
     Intent,
-    next_upper,
     parse_intent,
     partition_documents,
     plan_batch,
     require_source_not_behind,
 )
+from k2.offload.ranges import Range, next_range, range_between
 from k2.offload.schema import new_columns, source_columns
 from k2.offload.unload import WrittenFile, cancel_unload, unload, verify
 from k2.offload.watermark import Batch, Watermark
@@ -131,10 +131,11 @@ def run(driver: Driver) -> Offload:
         driver.lake.add_columns(added, epoch=driver.claim.epoch)
         _log(driver).info("columns added", columns=[column.name for column in added])
     batches = rows = 0
-    while upper := upper or next_upper(driver.client, driver.table, token):
-        rows += _move(driver, columns, token, upper)
+    unfinished = range_between(driver.client, driver.table, token, upper) if upper else None
+    while new := unfinished or next_range(driver.client, driver.table, token):
+        rows += _move(driver, columns, new)
         batches += 1
-        token, upper = upper, None
+        token, unfinished = new.upper, None
     seconds = round(time.monotonic() - started, 3)
     _log(driver).info("offloaded", batches=batches, rows=rows, seconds=seconds)
     return Offload(driver.table.name, batches, rows, seconds)
@@ -169,7 +170,7 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
     return token, None
 
 
-def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper: Token) -> int:
+def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
     """One batch from plan to advance; the rows moved."""
     started, clock = driver.now(), time.monotonic()
     log = _log(driver)
@@ -177,8 +178,7 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
         driver.client,
         driver.table,
         columns,
-        lower,
-        upper,
+        new,
         directory=f"{driver.lake.location}/data",
         # PostgreSQL made anew counts epochs anew; the time keeps the paths of two attempts apart.
         attempt=f"{driver.claim.epoch}-{started:%Y%m%dT%H%M%S%f}",
@@ -193,8 +193,8 @@ def _move(driver: Driver, columns: Sequence[Column], lower: Token | None, upper:
     driver.lake.commit(
         driver.table,
         files,
-        expected=lower.to_json() if lower else None,
-        token=upper.to_json(),
+        expected=new.lower.to_json() if new.lower else None,
+        token=new.upper.to_json(),
         epoch=driver.claim.epoch,
         batch=intent.batch,
     )

@@ -10,32 +10,11 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from k2.clickhouse import quote_identifier
 from k2.errors import OffloadError
 from k2.offload.checksum import checksum_sql
-from k2.offload.cursor import (
-    Position,
-    Token,
-    advance,
-    beyond_sql,
-    compare_sql,
-    cut_sql,
-    make_token,
-    newest_sql,
-    parse_token,
-    range_sql,
-    up_to_sql,
-)
+from k2.offload.cursor import Position, Token, compare_sql, parse_token, up_to_sql
 from k2.offload.partition import partition_bounds_sql, partition_sql
-from k2.offload.source import (
-    INGESTION,
-    count_rows,
-    end_of_narrowed,
-    narrowed_sql,
-    source_sql,
-    versions_sql,
-)
-from k2.registry import VersionCursor
+from k2.offload.source import FINAL_SETTINGS, INGESTION, source_sql, versions_sql
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -43,6 +22,7 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
+    from k2.offload.ranges import Range
     from k2.offload.schema import Column
     from k2.registry import Table
 
@@ -151,81 +131,39 @@ def _arrived_after_sql(time: dt.datetime) -> str:
     return f"{INGESTION} > fromUnixTimestamp64Micro({round(time.timestamp() * 1_000_000)}, 'UTC')"
 
 
-def next_upper(client: Client, table: Table, lower: Token | None) -> Token | None:
-    """The end of the next batch after a token, or None when nothing is new.
-
-    A range of more than `max_batch_rows` is cut; what is left is the next batch.
-    """
-    cursor, source, versions = table.cursor, source_sql(client, table), versions_sql(client, table)
-    if isinstance(cursor, VersionCursor):
-        # Corrected rows are written as whole partitions; their number is bounded by the unload.
-        return _newest(client, table, source, lower)
-    names = ", ".join(quote_identifier(name) for name in cursor.columns)
-    newest: Token | None = None
-    after = lower
-    while newest is None:
-        count = count_rows(client, versions, beyond_sql(cursor, after))
-        if count == 0:
-            return None
-        end = end_of_narrowed(client, table, after, count)
-        where = range_sql(cursor, after, end) if end else beyond_sql(cursor, after)
-        where = narrowed_sql(client, table, where)
-        newest = _newest(client, table, f"(select {names} from {source} where {where})", after)
-        if newest is None and end is None:
-            return None
-        # Nothing but trades that came before: a token ends at a row that stays.
-        after = end
-    upper = advance(lower, newest)
-    if count <= table.max_batch_rows:
-        return upper
-    where = f"{where} and {up_to_sql(cursor, upper)}"
-    rows = count_rows(client, source, where)
-    if rows <= table.max_batch_rows:
-        return upper
-    cut = cut_sql(cursor, source, where, rows, table.max_batch_rows)
-    return advance(lower, make_token(cursor, client.query(cut).result_rows))
-
-
-def _newest(client: Client, table: Table, source: str, lower: Token | None) -> Token | None:
-    """The newest positions of a from clause beyond a token, or None."""
-    positions = client.query(newest_sql(table.cursor, source, lower)).result_rows
-    return make_token(table.cursor, positions) if positions else None
-
-
 def plan_batch(
     client: Client,
     table: Table,
     columns: Sequence[Column],
-    lower: Token | None,
-    upper: Token,
+    new: Range,
     *,
     directory: str,
     attempt: str,
 ) -> Intent:
-    """The intent of the range (lower, upper]: rows and checksum of each partition it touches.
+    """The intent of a range: rows and checksum of each partition it touches.
 
     Every attempt writes to a path of its own below `directory`; it is part of the intent, so that a
     later attempt knows what to remove.
     """
-    new_rows = range_sql(table.cursor, lower, upper)
     if table.commit == "overwrite":
-        rows_where = up_to_sql(table.cursor, upper)
-        touched = touched_partitions(client, table, new_rows)
+        rows_where = up_to_sql(table.cursor, new.upper)
+        touched = touched_partitions(client, table, new.where)
         where = f"{partition_bounds_sql(table.partition, touched)} and {rows_where}"
     else:
-        where = rows_where = narrowed_sql(client, table, new_rows)
+        where = rows_where = new.where
     partition = partition_sql(table.partition)
     rows = client.query(
         f"select {partition} as lake_partition, count(), {checksum_sql(columns, of_source=True)}"
         f" from {source_sql(client, table)} where {where}"
-        " group by lake_partition order by lake_partition"
+        " group by lake_partition order by lake_partition",
+        settings=FINAL_SETTINGS,
     ).result_rows
-    batch = batch_name(table, lower, upper)
+    batch = batch_name(table, new.lower, new.upper)
     return Intent(
         batch=batch,
         path=f"{directory}/{batch}-{attempt}",
-        lower=lower,
-        upper=upper,
+        lower=new.lower,
+        upper=new.upper,
         partitions=tuple(PartitionPlan(name, count, checksum) for name, count, checksum in rows),
         rows_where=rows_where,
     )

@@ -5,6 +5,7 @@ What is read costs what is new, also where new rows lie scattered among old ones
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from k2.clickhouse import quote_identifier, quote_string
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # the table has at least so many times as much: to read all of it is cheaper otherwise.
 NARROWED_VERSIONS = 2_000_000
 NARROWED_OF = 10
+# Other versions of a row have its sorting key: FINAL may choose by it before it merges.
+FINAL_SETTINGS = {"optimize_move_to_prewhere_if_final": 1}
 # When ClickHouse got a row; Bronze and Silver have it.
 INGESTION = "ingestion_timestamp"
 
@@ -34,31 +37,80 @@ def versions_sql(client: Client, table: Table) -> str:
     return f"{quote_identifier(client.database or '')}.{quote_identifier(table.name)}"
 
 
-def narrowed_sql(client: Client, table: Table, where: str) -> str:
-    """A predicate that takes the same rows of the deduplicated source, and lets it read fewer.
+@dataclass(frozen=True)
+class Versions:
+    """Versions of rows: how many there are, and the ClickHouse partitions that they lie in."""
+
+    count: int
+    partitions: tuple[str, ...]
+
+
+def find_versions(client: Client, table: Table, where: str) -> Versions:
+    """The versions that a predicate takes."""
+    ((count, partitions),) = client.query(
+        "select count(), groupUniqArray(_partition_id)"
+        f" from {versions_sql(client, table)} where {where}"
+    ).result_rows
+    return Versions(count, tuple(partitions))
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """The columns of the keys of some rows, and the ClickHouse partitions with rows of these keys.
+
+    Without columns: anything.
+    """
+
+    versions: str = ""
+    key: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+
+    def sql(self, where: str) -> str:
+        """A predicate that takes the same of these rows from the deduplicated source, reading less.
+
+        `where` takes all of them or some.
+        """
+        if not self.key:
+            return where
+        inside = f"{where} and {self.in_partitions}"
+        return f"{inside} and {self.of_keys(inside)}"
+
+    @property
+    def in_partitions(self) -> str:
+        """The predicate of the partitions."""
+        return f"_partition_id in ({', '.join(quote_string(name) for name in self.partitions)})"
+
+    def of_keys(self, where: str) -> str:
+        """The predicate of the versions whose keys are those of other versions."""
+        last, key = self.key[-1], ", ".join(self.key)
+        # The last column tells most keys apart: read first, it spares the others.
+        return (
+            f"{last} in (select {last} from {self.versions} where {where})"
+            f" and ({key}) in (select {key} from {self.versions} where {where})"
+        )
+
+
+def narrow(client: Client, table: Table, where: str, found: Versions) -> Narrowing:
+    """What FINAL needs to know of the rows that a predicate takes, to read only what it must.
 
     FINAL merges all rows whose sorting keys lie between those of the rows asked for. New trades lie
     between old ones of the same market, and late ones far back: it would read all of the table. So
     it is told the keys of the new rows, and the ClickHouse partitions that have rows of these keys.
     A range of the sorting key itself, as in a log, needs none of that.
+
+    `found` has all versions that the predicate takes, and maybe others.
     """
-    key, versions = _scattered_key(client, table), versions_sql(client, table)
-    if not key:
-        return where
+    names, versions = _scattered_key(client, table), versions_sql(client, table)
     most = min(NARROWED_VERSIONS, count_rows(client, versions, "1") // NARROWED_OF)
-    if count_rows(client, versions, where) > most:
-        return where
-    names = ", ".join(quote_identifier(name) for name in key)
-    of_keys = f"({names}) in (select {names} from {versions} where {where})"
-    # The last column of the key tells most rows apart: read first, it spares the others.
-    last = quote_identifier(key[-1])
-    partitions = client.query(
-        f"select distinct _partition_id from {versions}"
-        f" where {last} in (select {last} from {versions} where {where}) and {of_keys}"
+    if not names or not 0 < found.count <= most:
+        return Narrowing()
+    new = Narrowing(versions, tuple(quote_identifier(name) for name in names), found.partitions)
+    # The whole key has an index, so that other partitions are searched where its rows would be.
+    others = client.query(
+        f"select distinct _partition_id from {versions} where not {new.in_partitions}"
+        f" and {new.of_keys(f'{where} and {new.in_partitions}')}"
     ).result_rows
-    # No partition has an empty name; a list must not be empty.
-    listed = ", ".join(quote_string(partition) for (partition,) in [*partitions, ("",)])
-    return f"{where} and {of_keys} and _partition_id in ({listed})"
+    return replace(new, partitions=(*new.partitions, *(name for (name,) in others)))
 
 
 def end_of_narrowed(client: Client, table: Table, lower: Token | None, count: int) -> Token | None:

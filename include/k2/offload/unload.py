@@ -16,7 +16,7 @@ from k2.offload.checksum import checksum_sql
 from k2.offload.faults import fault
 from k2.offload.partition import partition_bounds_sql, partition_sql
 from k2.offload.schema import casts_sql, file_structure
-from k2.offload.source import source_sql
+from k2.offload.source import FINAL_SETTINGS, source_sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def unload(
             f" partition by {partition_sql(table.partition)}"
             f" select {casts_sql(columns)} from (select {names} from {source_sql(client, table)}"
             f" where {inside} and {intent.rows_where} order by {order})",
-            settings={**PARQUET_SETTINGS, **storage.query_settings},
+            settings={**PARQUET_SETTINGS, **FINAL_SETTINGS, **storage.query_settings},
         )
         fault("unloading")
     return tuple(

@@ -17,7 +17,8 @@ from k2.offload import engine
 from k2.offload.claim import ClaimLostError
 from k2.offload.cursor import Token, parse_token
 from k2.offload.lake import CommitConflictError
-from k2.offload.plan import Intent, SourceBehindError, next_upper, plan_batch
+from k2.offload.plan import Intent, SourceBehindError, plan_batch
+from k2.offload.ranges import next_range
 from k2.offload.storage import FileSystem
 from k2.offload.unload import VerificationError, unload, verify
 
@@ -308,15 +309,14 @@ def test_a_source_that_forgot_its_old_rows_is_not_behind(fed: Bench) -> None:
 def planned(bench: Bench, epoch: int) -> Intent:
     text = bench.lake_table().state().token
     lower = parse_token(text, bench.table.cursor) if text else None
-    upper = next_upper(bench.client, bench.table, lower)
-    assert upper is not None
+    new = next_range(bench.client, bench.table, lower)
+    assert new is not None
     directory = f"{bench.lake_table().location}/data"
     return plan_batch(
         bench.client,
         bench.table,
         bench.columns,
-        lower,
-        upper,
+        new,
         directory=directory,
         attempt=str(epoch),
     )

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from k2.offload import source
 from k2.offload.cursor import Token, parse_token, range_sql
-from k2.offload.plan import next_upper
+from k2.offload.plan import Intent, plan_batch
+from k2.offload.ranges import next_range, range_between
+from k2.offload.schema import source_columns
 from k2.offload.source import source_sql
+from k2.offload.unload import unload
 from k2.registry import OffsetCursor, TimestampCursor, VersionCursor, registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
 
@@ -61,16 +65,22 @@ def insert(client: Client, rows: Sequence[Row]) -> None:
 def move_all(client: Client, table: Table, lower: Token | None) -> tuple[list[int], Token | None]:
     """All batches after a token: the ids that each holds, one after the other, and the end."""
     moved: list[int] = []
-    while upper := next_upper(client, table, lower):
+    while new := next_range(client, table, lower):
         # What is written down is what is read back.
-        upper = parse_token(upper.to_json(), table.cursor)
+        upper = parse_token(new.upper.to_json(), table.cursor)
         where = range_sql(table.cursor, lower, upper)
-        found = client.query(f"select id from {source_sql(client, table)} where {where}")
-        ids = [row[0] for row in found.result_rows]
+        ids = column(client, table, "id", where)
         assert ids, "a batch without rows would go on for ever"
+        for taken in (new, range_between(client, table, lower, upper)):
+            assert sorted(column(client, table, "id", taken.where)) == sorted(ids)
         moved += ids
         lower = upper
     return moved, lower
+
+
+def column(client: Client, table: Table, name: str, where: str) -> list[int]:
+    rows = client.query(f"select {name} from {source_sql(client, table)} where {where}").result_rows
+    return [row[0] for row in rows]
 
 
 def log_rows(first: int) -> st.SearchStrategy[list[tuple[str, int, int, int]]]:
@@ -147,9 +157,9 @@ def test_time_batches_have_the_size_asked_for_even_among_equal_times(
     client.command(f"truncate table {rows_table}")
     insert(client, [(number, "a", 0, 0, 7) for number in range(10)])
     cursor = TimestampCursor(kind="timestamp", column="seconds", tie_breakers=("id",))
-    upper = next_upper(client, entry(cursor, 4), None)
-    assert upper is not None
-    count = f"select count() from ranges where {range_sql(cursor, None, upper)}"
+    new = next_range(client, entry(cursor, 4), None)
+    assert new is not None
+    count = f"select count() from ranges where {range_sql(cursor, None, new.upper)}"
     assert client.query(count).result_rows == [(4,)]
 
 
@@ -199,61 +209,112 @@ def test_any_time_can_be_a_token(client: Client, rows_table: str, microseconds: 
 
 
 @pytest.fixture
-def scattered(client: Client) -> Iterator[Table]:
-    """A million trades of ten markets, as Silver sorts them; new ones lie between old ones."""
-    client.command(
-        "create table scattered (exchange LowCardinality(String), canonical_symbol String,"
-        " timestamp DateTime64(3, 'UTC'), trade_id UInt64, kafka_partition UInt16,"
-        " kafka_offset UInt64, arrival_rank UInt128,"
-        " index log_range (exchange, kafka_partition, kafka_offset) type minmax granularity 1)"
-        " engine = ReplacingMergeTree(arrival_rank)"
-        " order by (exchange, canonical_symbol, timestamp, trade_id)"
-        " settings index_granularity = 1024"
-    )
-    add_trades(client, "number", 0, 1_000_000)
-    yield registry().table("silver_trades").model_copy(update={"name": "scattered"})
-    client.command("drop table scattered")
+def make_scattered(client: Client) -> Iterator[Callable[[int], Table]]:
+    """Trades of ten markets that came over ten days, as Silver keeps them, in one part a day."""
+    made: list[str] = []
+
+    def make(trades: int) -> Table:
+        name = f"scattered_{trades}"
+        client.command(
+            f"create table {name} (exchange LowCardinality(String), canonical_symbol String,"
+            " timestamp DateTime64(3, 'UTC'), trade_id UInt64, kafka_partition UInt16,"
+            " kafka_offset UInt64, ingestion_timestamp DateTime64(3, 'UTC'), arrival_rank UInt128,"
+            " index timestamp_range timestamp type minmax granularity 1,"
+            " index log_range (exchange, kafka_partition, kafka_offset) type minmax granularity 1)"
+            " engine = ReplacingMergeTree(arrival_rank) partition by toDate(ingestion_timestamp)"
+            " order by (exchange, canonical_symbol, timestamp, trade_id)"
+            " settings index_granularity = 512"
+        )
+        made.append(name)
+        second = f"864000 * number / {trades}"
+        add_trades(client, name, f"number as trade, {second} as second", 0, trades)
+        client.command(f"optimize table {name} final")
+        return registry().table("silver_trades").model_copy(update={"name": name})
+
+    yield make
+    for name in made:
+        client.command(f"drop table {name}")
 
 
-def add_trades(client: Client, second: str, first: int, count: int, *, again: int = 0) -> None:
-    """Trades whose numbers are their offsets; `again`: the partition of a second delivery."""
-    client.command(
-        "insert into scattered select 'binance', concat('M', toString(number % 10)),"
-        f" toDateTime64('2024-11-20 00:00:00', 3, 'UTC') + {second}, number, {again}, number,"
-        f" {0 if again else 1} from numbers({first}, {count})"
-    )
+@pytest.fixture
+def scattered(make_scattered: Callable[[int], Table]) -> Table:
+    return make_scattered(100_000)
 
 
-def test_a_few_new_rows_are_found_without_reading_those_around_them(
-    client: Client, scattered: Table
+def add_trades(
+    client: Client, name: str, trade: str, first: int, count: int, *, arrived: str = "second"
 ) -> None:
-    lower = Token("kafka_offset", (("binance", 0, 999_999),))
-    add_trades(client, "if(number % 50 = 0, intDiv(number, 2), number)", 1_000_000, 500)
-    before = rows_read(client)
-    upper = next_upper(client, scattered, lower)
-    assert upper is not None
-    assert upper.positions == (("binance", 0, 1_000_499),)
-    assert rows_read(client) - before < 100_000
+    """Trades of given ids and seconds of trading and arrival, at the offsets from `first` on."""
+    start = "toDateTime64('2024-11-20 00:00:00', 3, 'UTC')"
+    client.command(
+        f"insert into {name} select 'binance', concat('M', toString(trade % 10)), {start} + second,"
+        f" trade, 0, number, {start} + {arrived}, bitNot(toUInt128(number))"
+        f" from (select number, {trade} from numbers({first}, {count}))"
+    )
 
 
-def test_a_rush_is_cut_into_ranges_that_hold_each_trade_once(
+def plan_all(client: Client, table: Table, lower: Token, directory: Path) -> Intent:
+    """The only batch after a token, its files written."""
+    columns = source_columns(client, table)
+    new = next_range(client, table, lower)
+    assert new is not None
+    intent = plan_batch(client, table, columns, new, directory=f"file:{directory}", attempt="1")
+    unload(client, table, columns, intent)
+    return intent
+
+
+def test_a_few_new_rows_cost_the_same_out_of_a_large_table_as_out_of_a_small_one(
+    client: Client, make_scattered: Callable[[int], Table], tmp_path_factory: Any
+) -> None:
+    """One in fifty is late, by days."""
+    read = {}
+    for trades in (100_000, 1_000_000):
+        table = make_scattered(trades)
+        late = "number as trade, 864000 - if(number % 50 = 0, number % 7000 * 100, 0) as second"
+        add_trades(client, table.name, late, trades, 500, arrived="864000")
+        before = rows_read(client)
+        lower = Token("kafka_offset", (("binance", 0, trades - 1),))
+        intent = plan_all(client, table, lower, tmp_path_factory.mktemp("files"))
+        assert intent.rows == 500
+        read[trades] = rows_read(client) - before
+    assert read[1_000_000] < 1.5 * read[100_000]
+
+
+def test_the_files_hold_what_final_says_though_most_of_the_table_is_not_read(
+    client: Client, scattered: Table, tmp_path_factory: Any
+) -> None:
+    """New trades, those of five days ago, and new ones that came twice."""
+    lower = Token("kafka_offset", (("binance", 0, 99_999),))
+    old = "50_000 + number % 300 as trade, 864000 * trade / 100000 as second"
+    new = "200_000 + number % 300 as trade, 864000 + trade as second"
+    add_trades(client, scattered.name, old, 100_000, 300, arrived="864000")
+    add_trades(client, scattered.name, new, 100_300, 600, arrived="864000")
+    intent = plan_all(client, scattered, lower, tmp_path_factory.mktemp("files"))
+    assert intent.rows == 300
+    assert intent.upper.positions == (("binance", 0, 100_599),)
+    assert sorted(column(client, scattered, "trade_id", intent.rows_where)) == sorted(
+        column(client, scattered, "trade_id", range_sql(scattered.cursor, lower, intent.upper))
+    )
+
+
+def test_a_rush_that_begins_with_old_trades_is_cut_into_ranges_that_hold_each_new_one_once(
     client: Client, scattered: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some old ones come again in it: no range ends at a row that a merge takes away."""
+    """No range ends at a row that a merge takes away, nor takes one whose first arrival is old."""
     monkeypatch.setattr(source, "NARROWED_VERSIONS", 200)
-    lower: Token | None = Token("kafka_offset", (("binance", 0, 999_999),))
-    add_trades(client, "number", 1_000_000, 1_000)
-    add_trades(client, "number", 999_000, 900, again=1)
+    lower: Token | None = Token("kafka_offset", (("binance", 0, 99_999),))
+    old = "50_000 + number % 900 as trade, 864000 * trade / 100000 as second"
+    new = "number as trade, 864000 + number as second"
+    add_trades(client, scattered.name, old, 100_000, 900, arrived="864000")
+    add_trades(client, scattered.name, new, 100_900, 1_000, arrived="864000")
     found: list[int] = []
     batches = 0
-    while upper := next_upper(client, scattered, lower):
-        where = range_sql(scattered.cursor, lower, upper)
-        rows = client.query(f"select trade_id from {source_sql(client, scattered)} where {where}")
-        found += [row[0] for row in rows.result_rows]
-        lower, batches = upper, batches + 1
-    assert sorted(found) == list(range(1_000_000, 1_001_000))
+    while batch := next_range(client, scattered, lower):
+        found += column(client, scattered, "trade_id", batch.where)
+        lower, batches = batch.upper, batches + 1
+    assert sorted(found) == list(range(100_900, 101_900))
     assert batches >= 1_000 // 200
-    assert lower == Token("kafka_offset", (("binance", 0, 1_000_999),))
+    assert lower == Token("kafka_offset", (("binance", 0, 101_899),))
 
 
 def rows_read(client: Client) -> int:

@@ -10,7 +10,8 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from k2.clickhouse import connect
-from k2.offload.plan import next_upper, plan_batch
+from k2.offload.plan import plan_batch
+from k2.offload.ranges import next_range
 from k2.offload.storage import FileSystem, local_path
 from k2.offload.unload import cancel_unload, unload
 
@@ -34,13 +35,11 @@ def test_clickhouse_stops_writing_when_an_unload_is_cancelled(
 ) -> None:
     bench = make_bench("bronze", columns=COLUMNS["bronze"] + PAYLOAD)
     bench.insert([trade(offset) for offset in range(30_000)])
-    upper = next_upper(bench.client, bench.table, None)
-    assert upper is not None
+    new = next_range(bench.client, bench.table, None)
+    assert new is not None
     directory = f"{bench.lake_table().location}/data"
     intent, other = (
-        plan_batch(
-            bench.client, bench.table, bench.columns, None, upper, directory=directory, attempt=name
-        )
+        plan_batch(bench.client, bench.table, bench.columns, new, directory=directory, attempt=name)
         for name in ("1", "2")
     )
     with connect(bench.settings.clickhouse) as orphaned, ThreadPoolExecutor(1) as threads:

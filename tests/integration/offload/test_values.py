@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from k2.errors import OffloadError, RegistryError
 from k2.offload.checksum import add_checksums, checksum_sql
 from k2.offload.checksum_arrow import checksum_arrow
-from k2.offload.plan import next_upper, plan_batch
+from k2.offload.plan import plan_batch
+from k2.offload.ranges import next_range
 from k2.offload.schema import source_columns
 from k2.offload.storage import FileSystem
 from k2.offload.unload import unload, verify
@@ -119,10 +120,10 @@ def test_the_checksum_is_the_same_number_in_table_files_and_numpy(
     client.command("truncate table every_type")
     client.insert("every_type", [[row[name] for name in names] for row in rows], column_names=names)
     columns = source_columns(client, every_type)
-    upper = next_upper(client, every_type, None)
-    assert upper is not None
+    new = next_range(client, every_type, None)
+    assert new is not None
     directory = f"file:{tmp_path_factory.mktemp('files')}"
-    intent = plan_batch(client, every_type, columns, None, upper, directory=directory, attempt="1")
+    intent = plan_batch(client, every_type, columns, new, directory=directory, attempt="1")
     (file,) = unload(client, FileSystem(), every_type, columns, intent)
     verify(client, FileSystem(), columns, intent)
     (of_table,) = (part.checksum for part in intent.partitions)

@@ -21,7 +21,8 @@ from k2.clickhouse import connect
 from k2.embedded.stack import clickhouse_process
 from k2.ingest.bronze import create_bronze
 from k2.offload import watermark
-from k2.offload.plan import next_upper, plan_batch
+from k2.offload.plan import plan_batch
+from k2.offload.ranges import next_range
 from k2.offload.schema import source_columns
 from k2.offload.storage import FileSystem, local_path
 from k2.offload.unload import unload
@@ -131,19 +132,18 @@ class _Bench:
         directory = f"file:{self.stack.directory}/lake/floor"
         columns = source_columns(self.client, self.table)
         intents, lower = [], None
-        while upper := next_upper(self.client, self.table, lower):
+        while new := next_range(self.client, self.table, lower):
             intents.append(
                 plan_batch(
                     self.client,
                     self.table,
                     columns,
-                    lower,
-                    upper,
+                    new,
                     directory=directory,
                     attempt=uuid.uuid4().hex,
                 )
             )
-            lower = upper
+            lower = new.upper
         try:
             usage, files = self.meter.measure(
                 lambda: [
