@@ -15,6 +15,7 @@ from k2.offload.plan import Intent, plan_batch
 from k2.offload.ranges import next_range, range_between
 from k2.offload.schema import source_columns
 from k2.offload.source import source_sql
+from k2.offload.storage import FileSystem
 from k2.offload.unload import unload
 from k2.registry import OffsetCursor, TimestampCursor, VersionCursor, registry
 
@@ -259,7 +260,7 @@ def plan_all(client: Client, table: Table, lower: Token, directory: Path) -> Int
     new = next_range(client, table, lower)
     assert new is not None
     intent = plan_batch(client, table, columns, new, directory=f"file:{directory}", attempt="1")
-    unload(client, table, columns, intent)
+    unload(client, FileSystem(), table, columns, intent)
     return intent
 
 
