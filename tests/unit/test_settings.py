@@ -120,9 +120,9 @@ def test_a_lake_in_a_folder_has_no_object_store() -> None:
         ("K2_LAKE_ENDPOINT", "objects:7070", "http(s)://HOST:PORT"),
         (
             "K2_LAKE_ENDPOINT",
-            "http://user:key@objects:7070",
+            "http://user:key@objects:7070",  # pragma: allowlist secret
             "http(s)://HOST:PORT",
-        ),  # pragma: allowlist secret
+        ),
         ("K2_LAKE_ENDPOINT", "http://objects:7070/lake", "http(s)://HOST:PORT"),
         ("K2_LAKE_REGION", "Europe", "a region such as eu-central-1"),
         ("K2_LAKE_PATH_STYLE", "yes", "true or false"),
