@@ -214,7 +214,8 @@ def _require_success(airflow: airflow_client.Airflow, run: str) -> None:
 
 def _leaks(user: User) -> list[str]:
     """Where a password of the stack stands: in arguments, logs, or what Airflow has rendered."""
-    secrets = {value for name, value in asdict(user.state).items() if not name.endswith("_port")}
+    state = asdict(user.state)
+    secrets = {state[name] for name in state if not name.endswith("_port") and name != "lake"}
     texts = {}
     for process in user.processes():
         with suppress(psutil.NoSuchProcess):
