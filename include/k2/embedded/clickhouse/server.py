@@ -41,6 +41,7 @@ from k2.embedded.clickhouse.settings import HOST, PASSWORD_VARIABLE
 from k2.errors import K2Error, StackError
 
 _GRACE_SECONDS: Final = 10.0
+_STOPS: Final = {signal.SIGTERM, signal.SIGINT}
 
 
 class Server(ThreadingHTTPServer):
@@ -150,14 +151,14 @@ def serve(data: Path, port: int, owner: Credentials, configuration: Path | None 
 
     Raises StackError where the directory or the port is taken.
     """
+    # Blocked before the engine starts its threads, which inherit it: a signal that one of them took
+    # would not wake this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     engine = Engine(data, configuration)
     server = Server(port, owner, engine)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     listener = threading.Thread(target=server.serve_forever, daemon=True)
     listener.start()
-    stop.wait()
+    signal.sigwait(_STOPS)
     server.shutdown()
     server.server_close()
     engine.close(_GRACE_SECONDS)
