@@ -34,11 +34,13 @@ def remove_orphans(keeper: Keeper) -> dict[str, Any]:
         return {}
     removal = _Removal(keeper.lake.in_jvm.io(), intended)
     before = keeper.time_before(keeper.table.orphan_days)
+    folder = keeper.lake.storage.folder(keeper.lake.location)
     action = keeper.actions().deleteOrphanFiles(keeper.lake.in_jvm)
-    # Iceberg's own listing: Spark's would need Hadoop's way to an object store beside it.
-    action = action.usePrefixListing(True)
+    # By prefix, an object store is listed without Hadoop. A local folder would be listed with
+    # a process for each file, and the search fail at a file that a commit takes away meanwhile.
+    action = action.usePrefixListing(folder is None)
     action.olderThan(before).deleteWith(removal).execute()
-    _remove_empty_folders(keeper.lake.storage.folder(keeper.lake.location), before, intended)
+    _remove_empty_folders(folder, before, intended)
     return {"removed_files": removal.files, "removed_bytes": removal.bytes}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import signal
 import subprocess
@@ -365,6 +366,36 @@ def test_an_intent_that_cannot_be_read_keeps_every_file(
     keep(dead, days=99)
     assert not left_over(dead) - set(current_files(dead))
     require_every_row_once(dead)
+
+
+def test_files_that_come_and_go_while_orphans_are_searched_do_not_stop_the_search(
+    fed: Bench, keep: Callable[..., Log]
+) -> None:
+    # As commits leave manifest lists and take them away again, only more often.
+    folders = [
+        Path(fed.iceberg().location().removeprefix("file:")) / name for name in ("metadata", "data")
+    ]
+    over, rounds = threading.Event(), itertools.count()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            files = [folder / f"{n}.avro" for folder in folders for n in range(200)]
+            for file in files:
+                file.touch()
+            for file in files:
+                file.unlink()
+            next(rounds)
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    try:
+        for _ in range(3):
+            keep(fed)
+    finally:
+        over.set()
+        writer.join()
+    assert next(rounds) > 3
+    require_every_row_once(fed)
 
 
 # Retention in Iceberg.
