@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 settings.register_profile("k2", deadline=None)
 settings.load_profile("k2")
 
+# What `-m MARKER` alone runs: it takes long, or needs programs that are built first.
+ASKED_FOR = ("crash", "prometheus", "s3")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for; the short form of the crash matrix always runs."""
+    unasked = [marker for marker in ASKED_FOR if marker not in config.getoption("markexpr")]
+    left_out = [
+        item
+        for item in items
+        if not item.get_closest_marker("short") and any(map(item.get_closest_marker, unasked))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
 
 @pytest.fixture(autouse=True)
 def _logs_of_its_own() -> Iterator[None]:

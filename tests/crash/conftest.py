@@ -40,19 +40,6 @@ OUTCOME = "outcome"
 _numbers = itertools.count(1)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `-m crash` only the short form of the matrix runs."""
-    if "crash" in config.getoption("markexpr"):
-        return
-    skipped = [
-        item
-        for item in items
-        if item.get_closest_marker("crash") and not item.get_closest_marker("short")
-    ]
-    config.hook.pytest_deselected(items=skipped)
-    items[:] = [item for item in items if item not in skipped]
-
-
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Print what the cases that ran have shown."""
     reports = [report for reports in terminalreporter.stats.values() for report in reports]

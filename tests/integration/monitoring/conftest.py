@@ -189,12 +189,3 @@ def _now() -> dt.datetime:
 
 def _no_spark() -> Any:
     raise AssertionError("no table of the registry is transferred by scan")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `-m prometheus` what needs Prometheus is left out: it would be built first."""
-    if "prometheus" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("prometheus")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]

@@ -48,15 +48,6 @@ KEYS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 TRADES, HOURS = 12_000, 30
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `-m s3` what needs an S3 server is left out: it would be built first."""
-    if "s3" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("s3")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
-
-
 @dataclass
 class ObjectStore:
     """The S3 server; each folder below `data` is a bucket, its files are the objects."""
