@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -38,7 +38,13 @@ def only_feed_of(exchange: str, conninfo: str) -> Iterator[psycopg.Connection[tu
             raise FeedError(
                 f"another feed of {exchange} is running; wait for it to end, then run this again"
             )
-        yield connection
+        try:
+            yield connection
+        finally:
+            # The server notices a closed connection only some time later: the next feed would be
+            # refused meanwhile.
+            with suppress(psycopg.Error):
+                connection.execute("select pg_advisory_unlock(%s)", (key,))
 
 
 def require_lock(exchange: str, connection: psycopg.Connection[tuple[Any, ...]]) -> None:

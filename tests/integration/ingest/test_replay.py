@@ -18,6 +18,7 @@ import pytest
 from k2.errors import OffloadError, RegistryError
 from k2.ingest.archives import BadRow
 from k2.ingest.bronze import create_bronze
+from k2.ingest.lock import only_feed_of
 from k2.ingest.messages import Message
 from k2.ingest.offsets import ARCHIVES, REPLAYED, next_offsets, partition_of
 from k2.ingest.replay import FeedError, feed
@@ -272,6 +273,15 @@ def test_a_second_feed_of_an_exchange_ends_at_once(bronze: Bronze, conninfo: str
 
     feed_binance(bronze, conninfo, feeding_while_another_starts())
     assert log(bronze) == [(0, 1), (1, 3)]
+
+
+def test_a_feed_may_begin_the_moment_another_has_ended(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as looking:
+        for _ in range(100):
+            with only_feed_of("binance", conninfo):
+                pass
+            held = "select count(*) from pg_locks where locktype = 'advisory'"
+            assert looking.execute(held).fetchone() == (0,)
 
 
 def test_progress_tells_messages_and_seconds(bronze: Bronze, conninfo: str) -> None:
