@@ -275,13 +275,25 @@ def test_a_second_feed_of_an_exchange_ends_at_once(bronze: Bronze, conninfo: str
     assert log(bronze) == [(0, 1), (1, 3)]
 
 
-def test_a_feed_may_begin_the_moment_another_has_ended(conninfo: str) -> None:
-    with psycopg.connect(conninfo, autocommit=True) as looking:
-        for _ in range(100):
-            with only_feed_of("binance", conninfo):
-                pass
-            held = "select count(*) from pg_locks where locktype = 'advisory'"
-            assert looking.execute(held).fetchone() == (0,)
+def test_a_feed_may_begin_before_the_server_notices_the_end_of_another(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, stopped = psycopg.Connection.close, list[int]()
+
+    def close_unnoticed(connection: psycopg.Connection[Any]) -> None:
+        if not stopped:
+            stopped.append(connection.info.backend_pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+        close(connection)
+
+    monkeypatch.setattr(psycopg.Connection, "close", close_unnoticed)
+    try:
+        with only_feed_of("binance", conninfo):
+            pass
+        with only_feed_of("binance", conninfo):
+            pass
+    finally:
+        os.kill(stopped[0], signal.SIGCONT)
 
 
 def test_progress_tells_messages_and_seconds(bronze: Bronze, conninfo: str) -> None:
