@@ -1,3 +1,6 @@
+{# Trades of the same key lie in a part of each day on which they were ingested. Merging them in
+   smaller blocks, and few parts at a time, takes an eighth of the time away. #}
+{{ config(query_settings={'max_block_size': 8192, 'read_in_order_two_level_merge_threshold': 4}) }}
 {% for exchange in var('exchanges') -%}
 -- depends_on: {{ ref('bronze_' ~ exchange ~ '_to_silver_mv') }}
 {% endfor -%}
