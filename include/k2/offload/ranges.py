@@ -9,7 +9,6 @@ from k2.clickhouse import quote_identifier
 from k2.offload.cursor import (
     Token,
     advance,
-    beyond_sql,
     cut_sql,
     make_token,
     newest_sql,
@@ -18,7 +17,7 @@ from k2.offload.cursor import (
 from k2.offload.source import (
     FINAL_SETTINGS,
     Narrowing,
-    count_rows,
+    Versions,
     end_of_narrowed,
     find_versions,
     narrow,
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from k2.registry import Table
+
+# A batch may have so many times `max_batch_rows`: offsets are cut evenly, not the rows at them.
+_ABOUT = 1.25
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,8 @@ def next_range(client: Client, table: Table, lower: Token | None) -> Range | Non
         seen = _newest(client, table, versions, start)
         if seen is None:
             return None
-        found = find_versions(client, table, beyond_sql(cursor, start))
-        end = end_of_narrowed(client, table, start, found.count)
+        end, found = _cut(client, table, start, seen)
         where = range_sql(cursor, start, end or seen)
-        if end:
-            found = find_versions(client, table, where)
         narrowing = narrow(client, table, where, found)
         newest = _newest(client, table, _positions(table, source, narrowing.sql(where)), start)
         if newest is None and end is None:
@@ -72,8 +71,6 @@ def next_range(client: Client, table: Table, lower: Token | None) -> Range | Non
     upper = advance(lower, newest)
     if start != lower:
         narrowing = _narrow_between(client, table, lower, upper)
-    if found.count > table.max_batch_rows:
-        upper = _cut(client, table, lower, upper, narrowing)
     return _make_range(table, lower, upper, narrowing)
 
 
@@ -92,16 +89,27 @@ def _narrow_between(client: Client, table: Table, lower: Token | None, upper: To
 
 
 def _cut(
-    client: Client, table: Table, lower: Token | None, upper: Token, narrowing: Narrowing
-) -> Token:
-    """The end of a range, or an earlier one if it has more than `max_batch_rows`."""
-    assert not isinstance(table.cursor, VersionCursor)
-    source, where = source_sql(client, table), _make_range(table, lower, upper, narrowing).where
-    rows = count_rows(client, source, where)
-    if rows <= table.max_batch_rows:
-        return upper
-    cut = cut_sql(table.cursor, source, where, rows, table.max_batch_rows)
-    return advance(lower, make_token(table.cursor, client.query(cut).result_rows))
+    client: Client, table: Table, lower: Token | None, newest: Token
+) -> tuple[Token | None, Versions]:
+    """Where a batch ends, None if it takes all up to the newest; and the versions that it has.
+
+    Versions are counted, not rows: FINAL would merge all of a backlog anew for every batch of it.
+    """
+    cursor, versions = table.cursor, versions_sql(client, table)
+    assert not isinstance(cursor, VersionCursor)
+    found = find_versions(client, table, range_sql(cursor, lower, newest))
+    end = end_of_narrowed(client, table, lower, found.count)
+    if end is not None:
+        return end, find_versions(client, table, range_sql(cursor, lower, end))
+    while found.count > table.max_batch_rows * _ABOUT:
+        where = range_sql(cursor, lower, end or newest)
+        cut = cut_sql(cursor, versions, where, found.count, table.max_batch_rows)
+        earlier = advance(lower, make_token(cursor, client.query(cut).result_rows))
+        if earlier == end:
+            break
+        end = earlier
+        found = find_versions(client, table, range_sql(cursor, lower, end))
+    return end, found
 
 
 def _positions(table: Table, source: str, where: str) -> str:

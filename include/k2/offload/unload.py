@@ -34,10 +34,17 @@ PARTITIONS_AT_ONCE = 32
 PARQUET_SETTINGS = {
     "output_format_parquet_string_as_string": 1,
     "output_format_parquet_compression_method": "zstd",
-    "output_format_compression_level": 3,
+    # 3 takes a tenth more of the time, for three thousandths of the bytes.
+    "output_format_compression_level": 2,
     # Iceberg readers do not use them, and they cost a second pass over the values.
     "output_format_parquet_write_bloom_filter": 0,
     "output_format_parquet_row_group_size": 1_000_000,
+}
+READ_SETTINGS = {
+    # Fewer, larger blocks of what is only summed.
+    "input_format_parquet_max_block_size": 262_144,
+    # Values are held against the intent, which says more than the checksums of their pages.
+    "input_format_parquet_verify_checksums": 0,
 }
 
 
@@ -124,7 +131,7 @@ def _read_back(
             "select replaceOne(_file, '.parquet', '') as lake_partition, count(),"
             f" {checksum_sql(columns, of_source=False)}"
             f" from {files} group by lake_partition",
-            settings=dict(storage.query_settings),
+            settings={**READ_SETTINGS, **storage.query_settings},
         ).result_rows
     except DatabaseError as error:
         raise VerificationError(

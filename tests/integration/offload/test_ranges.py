@@ -94,6 +94,21 @@ def log_rows(first: int) -> st.SearchStrategy[list[tuple[str, int, int, int]]]:
     return st.lists(place, max_size=40)
 
 
+def test_a_batch_is_bounded_also_where_offsets_lie_far_apart(
+    client: Client, rows_table: str
+) -> None:
+    client.command(f"truncate table {rows_table}")
+    cursor = OffsetCursor(kind="kafka_offset", partition=("log",), offset="place")
+    places = (*range(1000), 10**9, *range(10**12, 10**12 + 1000))
+    insert(client, [(number, "", 0, place, 0) for number, place in enumerate(places)])
+    sizes, lower, table = [], None, entry(cursor, 100)
+    while new := next_range(client, table, lower):
+        sizes.append(len(column(client, table, "id", new.where)))
+        lower = new.upper
+    assert sum(sizes) == len(places)
+    assert max(sizes) <= 125
+
+
 @EXAMPLES
 @given(now=log_rows(0), size=st.integers(1, 50), data=st.data())
 @pytest.mark.parametrize("columns", [("log",), ("exchange", "log")], ids=["one", "two"])

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def run(way: str, rows: int, seconds: float, size: int = 0) -> Measured:
-    return Measured(way, rows, seconds, seconds + 2, 1.0, 100.0, size)
+    plan = seconds / 4 if way == ways.UNLOAD else 0
+    return Measured(way, rows, plan, seconds, seconds + 2, 1.0, 100.0, size)
 
 
 RUNS = [
@@ -38,11 +39,12 @@ def test_a_way_is_the_median_of_its_runs_with_lowest_and_highest() -> None:
         if row[:2] == [ways.UNLOAD, 100]
     ]
     assert (offload["rows/s"], offload["lowest"], offload["highest"]) == (100, 33, 200)
-    assert (offload["job s"], offload["bytes/row"]) == (3, 20)
+    assert (offload["plan s"], offload["job s"], offload["bytes/row"]) == (0.25, 3, 20)
 
 
 def test_ratios_compare_medians() -> None:
-    assert [row[1] for row in ratios(RUNS)] == ["10.00", "2.00", "0.80", "0.80", "0.91", "0.50"]
+    measured = [row[1] for row in ratios(RUNS)]
+    assert measured == ["10.00", "8.00", "2.00", "0.80", "0.80", "100", "0.91", "0.50"]
 
 
 def test_the_report_is_a_section_a_plot_and_the_runs(tmp_path: Path) -> None:

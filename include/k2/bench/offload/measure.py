@@ -42,13 +42,15 @@ if TYPE_CHECKING:
 class Measured:
     """One run of a way.
 
-    `transfer_seconds` are those in which rows move and are committed, `job_seconds` those from the
-    start of the process to its end. Processor time and memory (the most at a time) are those of
+    `transfer_seconds` are those in which rows move and are committed, `plan_seconds` those in which
+    an offload counted and summed them before, `job_seconds` those from the start of the process to
+    its end. Processor time and memory (the most at a time) are those of
     all processes, ClickHouse included; `lake_bytes` is what the rows take in Iceberg.
     """
 
     way: str
     rows: int
+    plan_seconds: float
     transfer_seconds: float
     job_seconds: float
     cpu_seconds: float
@@ -120,12 +122,13 @@ class _Bench:
             raise lake.WrongRowsError(
                 f"{way.name}: {there:,} rows in Iceberg, {rows:,} in ClickHouse"
             )
-        return _measured(way.name, rows, way.transfer_seconds(output), usage, size)
+        seconds = ways.plan_seconds(output), way.transfer_seconds(output)
+        return _measured(way.name, rows, seconds, usage, size)
 
     def start(self, way: Way) -> Measured:
         """A job that finds nothing to move: what its start costs."""
         usage, _ = self.meter.run(way.command, way.environment)
-        return _measured(way.name, 0, 0.0, usage, 0)
+        return _measured(way.name, 0, (0.0, 0.0), usage, 0)
 
     def floor(self, rows: int) -> Measured:
         """ClickHouse writes the files of an offload, and nothing else happens."""
@@ -155,13 +158,17 @@ class _Bench:
             size = sum(Path(local_path(file.location)).stat().st_size for file in files)
         finally:
             shutil.rmtree(local_path(directory), ignore_errors=True)
-        return _measured(ways.FLOOR, rows, usage.seconds, usage, size)
+        return _measured(ways.FLOOR, rows, (0.0, usage.seconds), usage, size)
 
 
-def _measured(way: str, rows: int, transfer_seconds: float, usage: Usage, size: int) -> Measured:
+def _measured(
+    way: str, rows: int, seconds: tuple[float, float], usage: Usage, size: int
+) -> Measured:
+    plan_seconds, transfer_seconds = seconds
     return Measured(
         way,
         rows,
+        round(plan_seconds, 3),
         round(transfer_seconds, 3),
         round(usage.seconds, 3),
         round(usage.cpu_seconds, 2),

@@ -45,7 +45,8 @@ JDBC_JAR: Final = Jar(
     classifier="all",
 )
 # The steps of a batch that an offload logs with their seconds.
-_STEP: Final = re.compile(r"event=(?:planned|unloaded|verified|committed) .* seconds=([\d.]+)")
+_PLAN: Final = re.compile(r"event=planned .* seconds=([\d.]+)")
+_TRANSFER: Final = re.compile(r"event=(?:unloaded|verified|committed) .* seconds=([\d.]+)")
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,14 @@ def plain_environment(stack: Stack) -> dict[str, str]:
     return {**stack.environment, **spark_environment(configuration, stack.java)}
 
 
+def plan_seconds(output: str) -> float:
+    """What a job spent on planning its batches; only an offload has a plan."""
+    return sum(map(float, _PLAN.findall(output)))
+
+
 def _logged_seconds(output: str) -> float:
-    """Of an offload: the sum over all steps of all batches."""
-    return sum(map(float, _STEP.findall(output)))
+    """Of an offload: the sum of unload, verify and commit over all batches."""
+    return sum(map(float, _TRANSFER.findall(output)))
 
 
 def _reported_seconds(output: str) -> float:
