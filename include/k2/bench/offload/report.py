@@ -139,9 +139,10 @@ def _section(document: dict[str, Any], measured: Sequence[Measured], output: Pat
     yield ""
     yield "The same simulated trades of Binance out of ClickHouse into an empty Iceberg table, one"
     yield "way after the other, repeated; medians. *rows/s* is the transfer: reading, writing,"
-    yield "verifying and committing; *plan s* is what the offload alone does before, counting and"
-    yield "summing what it will write. *job s* is from the start of the process to its end; processor"
-    yield "time and memory (the most at a time) are those of all processes, ClickHouse included."
+    yield "verifying and committing; *plan s* is what the offload alone does before that, counting"
+    yield "and summing what it will write. *job s* is from the start of the process to its end;"
+    yield "processor time and memory (the most at a time) are those of all processes, ClickHouse"
+    yield "included."
     yield ""
     yield where(document)
     yield ""
