@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from k2.registry import Table
 
 # Open Parquet writers are what an unload holds in memory: one for each partition of a statement.
-PARTITIONS_AT_ONCE = 32
+PARTITIONS_AT_ONCE = 8
 
 PARQUET_SETTINGS = {
     "output_format_parquet_string_as_string": 1,
