@@ -54,7 +54,7 @@ def main(directory: Path) -> None:
         token = make_token(table.cursor, [(0, batch)]).to_json()
         lake.commit(
             table.model_copy(update={"commit": commit}),
-            [_write(directory / f"{batch}.parquet", table)],
+            lake.read_files(table, [_write(directory / f"{batch}.parquet", table)]),
             expected=previous,
             token=token,
             epoch=batch,

@@ -183,17 +183,21 @@ class LakeTable:
         # Of an object store, every key that begins so: the slash keeps it to this one.
         self._table.io().deletePrefix(f"{location}/")
 
+    def read_files(self, table: Table, files: Sequence[WrittenFile]) -> list[Any]:
+        """Files as Iceberg commits them, with the metrics of their footers."""
+        return [self._data_file(table.partition, file) for file in files]
+
     def commit(
         self,
         table: Table,
-        files: Sequence[WrittenFile],
+        files: Sequence[Any],
         *,
         expected: str | None,
         token: str,
         epoch: int,
         batch: str,
     ) -> None:
-        """Add the files and set the token, in one transaction.
+        """Add files that were read, and set the token, in one transaction.
 
         The commit is a compare-and-swap: it happens only if the token is `expected` and no later
         epoch has fenced the table at that very moment. Iceberg validates an update against the
@@ -210,7 +214,7 @@ class LakeTable:
         )
         add = update.appendFile if table.commit == "append" else update.addFile
         for file in files:
-            add(self._data_file(table.partition, file))
+            add(file)
         update.set(TOKEN, token).set(BATCH, batch)
         update.validateWith(_TokenUnchanged(table, self._current_state, expected, epoch))
         try:

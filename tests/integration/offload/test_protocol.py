@@ -327,7 +327,9 @@ def commit(bench: Bench, intent: Intent, epoch: int, *, lake: LakeTable | None =
     lake.remove(intent.path)
     lake.commit(
         bench.table,
-        unload(bench.client, FileSystem(), bench.table, bench.columns, intent),
+        lake.read_files(
+            bench.table, unload(bench.client, FileSystem(), bench.table, bench.columns, intent)
+        ),
         expected=intent.lower.to_json() if intent.lower else None,
         token=intent.upper.to_json(),
         epoch=epoch,
