@@ -42,7 +42,7 @@ test: $(READY) ## run all tests, on two cores (ARGS="-k candles")
 crash-matrix: $(READY) ## kill drivers and servers at every step, print what was lost (ARGS="-k gold")
 	@$(BIN)/python -m pytest tests/crash -m crash --numprocesses 2 $(ARGS)
 
-monitoring-test: $(READY) ## test alerts and dashboards with a real Prometheus, which Go builds once
+monitoring-test: $(READY) ## test alerts, dashboards and Airflow's metrics with a real Prometheus, built once by Go
 	@$(BIN)/python -m pytest tests -m prometheus $(ARGS)
 
 object-store-test: $(READY) ## test the lake on a real S3 server, which Go builds once
