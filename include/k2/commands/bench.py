@@ -94,11 +94,9 @@ def settling(
     """
     from k2.bench import page
     from k2.bench import settling as settlings
-    from k2.embedded.stack import running_engines
-    from k2.embedded.state import FREE_PORTS
 
     arrivals, tables = _counts(new_trades), _counts(table_trades)
-    with running_engines(state_directory() / "settling", terminal.say, FREE_PORTS) as stack:
+    with _throwaway_stack("settling") as stack:
         measurement = page.measurement(_now())
         measured = list(
             settlings.measure(
