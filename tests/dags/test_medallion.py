@@ -285,13 +285,18 @@ def test_every_task_that_fails_for_good_is_told(dag: Any) -> None:
         assert callbacks in (task_failed, [task_failed])
 
 
-def test_an_offload_updates_the_asset_of_its_table_and_no_other(dag: Any) -> None:
+def test_an_offload_updates_the_asset_of_its_table_and_tells_its_batches(
+    dag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from types import SimpleNamespace
 
     from airflow.sdk.execution_time.context import OutletEventAccessors
 
+    from k2 import assets
     from k2.assets import LAKE, asset_of
 
+    # PostgreSQL has them; there is none here.
+    monkeypatch.setattr(assets, "_batches_of_run", lambda table: [{"batch": table, "rows": 7}])
     updated = []
     for layer in LAYERS:
         operator = dag.task_dict[f"{layer}.offload"]
@@ -299,9 +304,14 @@ def test_an_offload_updates_the_asset_of_its_table_and_no_other(dag: Any) -> Non
         for name in tables_of(dag, layer):
             events = OutletEventAccessors()
             task = SimpleNamespace(application_args=[name])
-            operator.partial_kwargs["post_execute"]({"task": task, "outlet_events": events}, None)
+            told: dict[str, Any] = {}
+            ti = SimpleNamespace(xcom_push=lambda key, value: told.update({key: value}))  # noqa: B023
+            context = {"task": task, "ti": ti, "outlet_events": events}
+            operator.partial_kwargs["post_execute"](context, None)
+            assert told == {"offloaded": [{"batch": name, "rows": 7}]}
             (event,) = events[LAKE].asset_alias_events
             assert event.dest_asset_key.uri == asset_of(name).uri
+            assert event.extra == {"batches": 1, "rows": 7}
             updated.append(event.dest_asset_key.name)
     assert updated == [f"lake.cold.{table.name}" for table in registry().tables]
 

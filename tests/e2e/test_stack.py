@@ -19,6 +19,7 @@ from k2.bench.dag.measure import K2, read_run
 from k2.bench.dag.spans import BETWEEN, DagRun, breakdown
 from k2.bench.lake import require_all_rows
 from k2.embedded.state import running_owner
+from k2.registry import Layer, registry
 
 from .archives import COLUMNS, Archives, archives, binance_trades, candles, kraken_trades
 from .user import TABLES
@@ -45,6 +46,7 @@ class Story:
     again: dict[str, Any]
     lake_again: dict[str, tuple[int, int]]
     measured: DagRun
+    told: dict[str, list[dict[str, Any]]]
     cleared: dict[str, Any]
     lake_cleared: dict[str, tuple[int, int]]
     second_stack: subprocess.CompletedProcess[str]
@@ -80,6 +82,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
         _require_success(user.airflow(), run)
         again, lake_again = user.contents(), user.lake()
         measured = read_run(user.airflow(), K2, run, require_all_rows(user.settings, TABLES))
+        told = _told(user.airflow(), run)
         user.airflow().clear("medallion", run)
         _require_success(user.airflow(), run)
         return Story(
@@ -91,6 +94,7 @@ def story(user: User, tmp_path_factory: pytest.TempPathFactory) -> Story:
             again=again,
             lake_again=lake_again,
             measured=measured,
+            told=told,
             cleared=user.contents(),
             lake_cleared=user.lake(),
             second_stack=user.run("up"),
@@ -193,6 +197,15 @@ def test_each_offload_has_updated_the_asset_of_its_table(story: Story) -> None:
     assert sorted(story.asset_events) == sorted([asset_of(table).uri for table in TABLES] * runs)
 
 
+def test_each_offload_tells_the_ui_what_it_moved(story: Story) -> None:
+    moved = {table: sum(batch["rows"] for batch in told) for table, told in story.told.items()}
+    new = {name: story.lake_again[name][0] - rows for name, (rows, _) in story.lake_before.items()}
+    assert moved == new
+    assert moved["bronze_trades_kraken"] > 0
+    for batch in story.told["bronze_trades_kraken"]:
+        assert set(batch["step_seconds"]) == {"planned", "unloaded", "verified", "committed"}
+
+
 def test_down_leaves_no_process_behind(story: Story) -> None:
     assert story.left_running == []
     assert story.owner_after is None
@@ -243,6 +256,21 @@ def _listening(user: User) -> set[tuple[str, int]]:
         for each in psutil.net_connections("inet")
         if each.status == psutil.CONN_LISTEN and (each.pid in own or each.laddr.port in ports)
     }
+
+
+def _told(airflow: airflow_client.Airflow, run: str) -> dict[str, list[dict[str, Any]]]:
+    """The XCom of each offload of a run, by table."""
+    told = {}
+    for layer in Layer:
+        for number, table in enumerate(registry().layer(layer)):
+            answer = airflow.client.get(
+                f"/api/v2/dags/medallion/dagRuns/{run}/taskInstances/{layer.value}.offload"
+                "/xcomEntries/offloaded",
+                params={"map_index": number, "deserialize": True},
+            )
+            answer.raise_for_status()
+            told[table.name] = answer.json()["value"]
+    return told
 
 
 def _asset_events(airflow: airflow_client.Airflow) -> list[str]:

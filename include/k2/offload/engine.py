@@ -31,7 +31,7 @@ from k2.offload.watermark import Batch, Watermark
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
     from pyiceberg.table import Table as IcebergTable
@@ -165,7 +165,7 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
         return token, intent.upper if driver.table.commit == "append" else None
     if intent is not None and token == intent.upper:
         _log(driver).warning("batch was committed, not recorded", batch=intent.batch)
-        _record(driver, intent, None)
+        _record(driver, intent)
     elif (truth, state.table_uuid) != (watermark.token, watermark.table_uuid):
         _log(driver).info("watermark taken from Iceberg", was=watermark.token, now=truth)
         driver.claim.set_token(truth, state.table_uuid)
@@ -174,8 +174,7 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
 
 def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
     """One batch from plan to advance; the rows moved."""
-    started, clock = driver.now(), time.monotonic()
-    log = _log(driver)
+    started, steps = driver.now(), _Steps(_log(driver))
     intent = plan_batch(
         driver.client,
         driver.table,
@@ -185,12 +184,12 @@ def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
         # PostgreSQL made anew counts epochs anew; the time keeps the paths of two attempts apart.
         attempt=f"{driver.claim.epoch}-{started:%Y%m%dT%H%M%S%f}",
     )
-    log = log.bind(batch=intent.batch)
+    steps.log = _log(driver).bind(batch=intent.batch)
     fault("planned")
     driver.claim.write_intent(intent.to_document())
-    clock = _step(log, "planned", intent.rows, clock)
+    steps.end("planned", intent.rows)
     fault("intended")
-    files, clock = _write(driver, columns, intent, clock)
+    files = _write(driver, columns, intent, steps)
     fault("committing")
     driver.lake.commit(
         driver.table,
@@ -200,28 +199,27 @@ def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
         epoch=driver.claim.epoch,
         batch=intent.batch,
     )
-    clock = _step(log, "committed", intent.rows, clock)
+    steps.end("committed", intent.rows)
     fault("committed")
-    _record(driver, intent, started)
+    _record(driver, intent, started, steps.seconds)
     fault("advanced")
     return intent.rows
 
 
 def _write(
-    driver: Driver, columns: Sequence[Column], intent: Intent, clock: float
-) -> tuple[Sequence[Any], float]:
+    driver: Driver, columns: Sequence[Column], intent: Intent, steps: _Steps
+) -> Sequence[Any]:
     """The files of an intent, verified, as the lake commits them; a failure leaves none behind."""
-    log = _log(driver).bind(batch=intent.batch)
     try:
         files = _transfer(driver, columns, intent)
-        clock = _step(log, "unloaded", intent.rows, clock)
+        steps.end("unloaded", intent.rows)
         fault("unloaded")
         # The lake reads the files' footers meanwhile; without the verification it gets no commit.
         with ThreadPoolExecutor(1) as beside:
             reading = beside.submit(driver.lake.read_files, driver.table, files)
             _verify(driver, columns, intent)
             read = reading.result()
-        clock = _step(log, "verified", intent.rows, clock)
+        steps.end("verified", intent.rows)
         fault("verified")
         driver.claim.renew()
     except Exception:
@@ -230,7 +228,7 @@ def _write(
         with suppress(Exception):
             _discard(driver, intent)
         raise
-    return read, clock
+    return read
 
 
 def _transfer(driver: Driver, columns: Sequence[Column], intent: Intent) -> Sequence[WrittenFile]:
@@ -269,8 +267,13 @@ def _unfinished(driver: Driver, watermark: Watermark) -> Intent | None:
         return None
 
 
-def _record(driver: Driver, intent: Intent, started: dt.datetime | None) -> None:
-    """Advance PostgreSQL to a batch that is in Iceberg. Of a dead run's, the start is unknown."""
+def _record(
+    driver: Driver,
+    intent: Intent,
+    started: dt.datetime | None = None,
+    step_seconds: Mapping[str, float] | None = None,
+) -> None:
+    """Advance PostgreSQL to a batch that is in Iceberg. Of a dead run's, the times are unknown."""
     snapshot = driver.lake.snapshot_of(intent.batch)
     if snapshot is None:
         # Expired since: the token says that the batch is in, its figures are gone.
@@ -288,6 +291,7 @@ def _record(driver: Driver, intent: Intent, started: dt.datetime | None) -> None
             started_at=started or snapshot.committed_at,
             committed_at=snapshot.committed_at,
             snapshot_id=snapshot.snapshot_id,
+            step_seconds=step_seconds,
         )
     )
 
@@ -296,10 +300,18 @@ def _log(driver: Driver) -> FilteringBoundLogger:
     return get_logger(table=driver.table.name)
 
 
-def _step(log: FilteringBoundLogger, step: str, rows: int, since: float) -> float:
-    """Log one step with its rows, seconds and rate; the time at which the next one begins."""
-    now = time.monotonic()
-    seconds = now - since
-    rate = round(rows / seconds) if seconds else 0
-    log.info(step, rows=rows, seconds=round(seconds, 3), rows_per_second=rate)
-    return now
+class _Steps:
+    """The steps of one batch, one after the other: each is logged, and its seconds are kept."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self.log = log
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def end(self, step: str, rows: int) -> None:
+        """Log a step with its rows, seconds and rate; the next one begins."""
+        now = time.monotonic()
+        seconds, self._began = now - self._began, now
+        self.seconds[step] = round(seconds, 3)
+        rate = round(rows / seconds) if seconds else 0
+        self.log.info(step, rows=rows, seconds=self.seconds[step], rows_per_second=rate)

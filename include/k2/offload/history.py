@@ -83,6 +83,25 @@ def read_histories(connection: Connection[dict[str, Any]]) -> dict[str, TableHis
     return {row["table_name"]: _history(row) for row in rows}
 
 
+def read_last_run(connection: Connection[dict[str, Any]], table: str) -> tuple[dict[str, Any], ...]:
+    """The batches of a table's newest run, as JSON takes them; none if nothing was new."""
+    return tuple(
+        connection.execute(
+            """
+            select
+                batch, row_count as rows, file_count as files, byte_count as bytes,
+                greatest(extract(epoch from committed_at - started_at), 0)::float as seconds,
+                step_seconds
+            from offload_batches
+            inner join offload_watermarks using (table_name, epoch)
+            where table_name = %s
+            order by recorded_at
+            """,
+            (table,),
+        ).fetchall()
+    )
+
+
 def read_audits(connection: Connection[dict[str, Any]]) -> dict[str, AuditState]:
     """The audits of every table that was ever claimed, by its name."""
     rows = connection.execute(

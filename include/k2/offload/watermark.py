@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from k2.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from k2.settings import Postgres
@@ -38,7 +38,10 @@ class Watermark:
 
 @dataclass(frozen=True)
 class Batch:
-    """A committed batch, as the history keeps it. Times are UTC."""
+    """A committed batch, as the history keeps it. Times are UTC.
+
+    `step_seconds` of plan, unload, verification and commit are unknown of a run that died.
+    """
 
     name: str
     lower_token: str | None
@@ -50,6 +53,7 @@ class Batch:
     started_at: datetime
     committed_at: datetime
     snapshot_id: int
+    step_seconds: Mapping[str, float] | None = None
 
 
 def connect(postgres: Postgres) -> psycopg.Connection[dict[str, Any]]:
@@ -131,8 +135,8 @@ def record_batch(
         with added as (
             insert into offload_batches (
                 table_name, batch, epoch, lower_token, upper_token, partitions, row_count,
-                file_count, byte_count, started_at, committed_at, snapshot_id
-            ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                file_count, byte_count, started_at, committed_at, snapshot_id, step_seconds
+            ) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             on conflict do nothing
             returning table_name, row_count, byte_count, committed_at - started_at as taken
         )
@@ -158,6 +162,7 @@ def record_batch(
             batch.started_at,
             batch.committed_at,
             batch.snapshot_id,
+            None if batch.step_seconds is None else json.dumps(batch.step_seconds),
         ),
     )
 

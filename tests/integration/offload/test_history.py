@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,12 +13,14 @@ from k2.errors import OffloadError
 from k2.offload import watermark
 from k2.offload.audit import audit_table
 from k2.offload.claim import offload_claim
-from k2.offload.history import AuditState, TableHistory, read_audits, read_histories
+from k2.offload.history import AuditState, TableHistory, read_audits, read_histories, read_last_run
 
 from .rows import trade
 from .test_protocol import Death, die_after
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .conftest import Bench
 
 
@@ -48,6 +51,30 @@ def test_totals_grow_with_each_batch_and_with_none_when_there_is_nothing_new(
     assert (last.name, last.rows) == (recorded[-1]["batch"], 10)
 
 
+def last_run(bench: Bench) -> tuple[dict[str, Any], ...]:
+    with watermark.connect(bench.settings.postgres) as connection:
+        return read_last_run(connection, bench.name)
+
+
+def test_the_newest_run_is_told_batch_by_batch_with_the_seconds_of_each_step(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench("bronze", max_batch_rows=10)
+    bench.insert([trade(offset) for offset in range(20)])
+    bench.offload()
+    batches = last_run(bench)
+    assert [batch["rows"] for batch in batches] == [10, 10]
+    assert [batch["batch"] for batch in batches] == [row["batch"] for row in bench.history()]
+    for batch in batches:
+        steps = batch["step_seconds"]
+        assert set(steps) == {"planned", "unloaded", "verified", "committed"}
+        assert min(steps.values()) >= 0
+        assert (batch["files"], batch["bytes"] > 0) == (1, True)
+    assert json.loads(json.dumps(batches)) == list(batches)
+    bench.offload()
+    assert last_run(bench) == ()
+
+
 def test_a_batch_that_is_recorded_by_the_next_run_counts_once(bronze: Bench) -> None:
     bronze.insert([trade(offset) for offset in range(10)])
     with pytest.raises(Death):
@@ -55,6 +82,7 @@ def test_a_batch_that_is_recorded_by_the_next_run_counts_once(bronze: Bench) -> 
     assert history(bronze).totals.batches == 0
     for _ in range(2):
         bronze.offload()
+        assert [batch["step_seconds"] for batch in last_run(bronze)] in ([None], [])
     totals = history(bronze).totals
     assert (totals.batches, totals.rows, totals.successes, totals.failures) == (1, 10, 2, 1)
 
