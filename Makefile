@@ -53,7 +53,7 @@ soak: $(READY) ## run many cycles under random faults, then audit (ARGS="--minut
 	@rm -rf .k2/soak
 	@K2_STATE=$(CURDIR)/.k2/soak $(BIN)/k2 soak $(ARGS)
 
-bench: $(READY) ## measure everything on this machine, over half an hour; writes docs/benchmarks.md
+bench: $(READY) ## measure everything on this machine, in half an hour; writes docs/benchmarks.md
 	@$(BIN)/k2 bench freshness --rates 1000+100,10000+500 --minutes 2 --settle-every 2
 	@$(BIN)/k2 bench settling --new-trades 20000,3800000 --table-trades 1000000,40000000
 	@$(BIN)/k2 bench offload --rows 3800000 --large 40000000 --repeat 3
