@@ -26,6 +26,7 @@ from k2.offload.plan import (
 )
 from k2.offload.ranges import Range, next_range, range_between
 from k2.offload.schema import new_columns, source_columns
+from k2.offload.steps import Steps
 from k2.offload.unload import WrittenFile, cancel_unload, unload, verify
 from k2.offload.watermark import Batch, Watermark
 
@@ -174,7 +175,7 @@ def _recover(driver: Driver) -> tuple[Token | None, Token | None]:
 
 def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
     """One batch from plan to advance; the rows moved."""
-    started, steps = driver.now(), _Steps(_log(driver))
+    started, began = driver.now(), time.monotonic()
     intent = plan_batch(
         driver.client,
         driver.table,
@@ -184,10 +185,10 @@ def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
         # PostgreSQL made anew counts epochs anew; the time keeps the paths of two attempts apart.
         attempt=f"{driver.claim.epoch}-{started:%Y%m%dT%H%M%S%f}",
     )
-    steps.log = _log(driver).bind(batch=intent.batch)
+    steps = Steps(_log(driver).bind(batch=intent.batch), intent.rows, began)
     fault("planned")
     driver.claim.write_intent(intent.to_document())
-    steps.end("planned", intent.rows)
+    steps.end("planned")
     fault("intended")
     files = _write(driver, columns, intent, steps)
     fault("committing")
@@ -199,7 +200,7 @@ def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
         epoch=driver.claim.epoch,
         batch=intent.batch,
     )
-    steps.end("committed", intent.rows)
+    steps.end("committed")
     fault("committed")
     _record(driver, intent, started, steps.seconds)
     fault("advanced")
@@ -207,19 +208,19 @@ def _move(driver: Driver, columns: Sequence[Column], new: Range) -> int:
 
 
 def _write(
-    driver: Driver, columns: Sequence[Column], intent: Intent, steps: _Steps
+    driver: Driver, columns: Sequence[Column], intent: Intent, steps: Steps
 ) -> Sequence[Any]:
     """The files of an intent, verified, as the lake commits them; a failure leaves none behind."""
     try:
         files = _transfer(driver, columns, intent)
-        steps.end("unloaded", intent.rows)
+        steps.end("unloaded")
         fault("unloaded")
         # The lake reads the files' footers meanwhile; without the verification it gets no commit.
         with ThreadPoolExecutor(1) as beside:
             reading = beside.submit(driver.lake.read_files, driver.table, files)
             _verify(driver, columns, intent)
             read = reading.result()
-        steps.end("verified", intent.rows)
+        steps.end("verified")
         fault("verified")
         driver.claim.renew()
     except Exception:
@@ -298,20 +299,3 @@ def _record(
 
 def _log(driver: Driver) -> FilteringBoundLogger:
     return get_logger(table=driver.table.name)
-
-
-class _Steps:
-    """The steps of one batch, one after the other: each is logged, and its seconds are kept."""
-
-    def __init__(self, log: FilteringBoundLogger) -> None:
-        self.log = log
-        self.seconds: dict[str, float] = {}
-        self._began = time.monotonic()
-
-    def end(self, step: str, rows: int) -> None:
-        """Log a step with its rows, seconds and rate; the next one begins."""
-        now = time.monotonic()
-        seconds, self._began = now - self._began, now
-        self.seconds[step] = round(seconds, 3)
-        rate = round(rows / seconds) if seconds else 0
-        self.log.info(step, rows=rows, seconds=self.seconds[step], rows_per_second=rate)

@@ -44,8 +44,8 @@ class Measured:
 
     `transfer_seconds` are those in which rows move and are committed, `plan_seconds` those in which
     an offload counted and summed them before, `job_seconds` those from the start of the process to
-    its end. Processor time and memory (the most at a time) are those of
-    all processes, ClickHouse included; `lake_bytes` is what the rows take in Iceberg.
+    its end. Processor time and memory (the most at a time) are those of all processes, ClickHouse
+    included; `lake_bytes` is what the rows take in Iceberg.
     """
 
     way: str
