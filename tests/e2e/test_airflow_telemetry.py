@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.prometheus import running_prometheus
 from tests.webhook import Webhook
 
-from k2.embedded import processes
-from k2.embedded.go import find_go
-from k2.embedded.prometheus import DIRECTORY, programs
-from k2.embedded.state import free_port
 from k2.notifications import DEADLINE, WEBHOOK
 from k2.offload.claim import claim
 
@@ -21,7 +17,6 @@ from .ui import Task, Ui, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from .user import User
 
@@ -34,23 +29,9 @@ TABLE = "bronze_trades_binance"
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus that is pushed to, as in docker-compose.yaml."""
-    if not (DIRECTORY / "prometheus").exists() and find_go() is None:
-        pytest.skip("Prometheus is built by Go, which is not installed")
-    directory: Path = tmp_path_factory.mktemp("prometheus")
-    address = f"127.0.0.1:{free_port()}"
-    configuration = directory / "prometheus.yml"
-    configuration.write_text("{}")
-    command = [str(programs().prometheus), "--web.enable-otlp-receiver"]
-    command += [f"--config.file={configuration}", f"--storage.tsdb.path={directory / 'data'}"]
-    command += [f"--web.listen-address={address}"]
-    process = processes.start(
-        command, log=directory / "log", environment=os.environ, directory=directory
-    )
-    try:
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    directory = tmp_path_factory.mktemp("prometheus")
+    with running_prometheus(directory, "{}", "--web.enable-otlp-receiver") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

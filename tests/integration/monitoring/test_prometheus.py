@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from tests.integration.ingest.kafka import wait_until
+from tests.prometheus import built_programs, running_prometheus
 
-from k2.embedded import processes
-from k2.embedded.go import find_go
-from k2.embedded.prometheus import DIRECTORY, Programs, programs
-from k2.embedded.state import free_port
 from k2.monitoring import metrics
 from k2.offload.claim import claim
 from k2.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from k2.embedded.prometheus import Programs
 
     from .conftest import Stack
 
@@ -38,9 +36,7 @@ NOT_THERE = {metrics.KAFKA_LAG.name, "ALERTS"}
 
 @pytest.fixture(scope="session")
 def built() -> Programs:
-    if not (DIRECTORY / "promtool").exists() and find_go() is None:
-        pytest.skip("Prometheus is built by Go, which is not installed")
-    return programs()
+    return built_programs()
 
 
 def promtool(built: Programs, *arguments: str | Path) -> None:
@@ -90,11 +86,8 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(
-    stack: Stack, built: Programs, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prometheus]:
+def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """It scrapes the exporter of the stack, faster than in production, and with a claim held."""
-    directory, port = tmp_path_factory.mktemp("prometheus"), free_port()
     with stack.serving() as exporter, claim(stack.settings.postgres, registry().tables[0].name):
         text = (FOLDER / "prometheus" / "prometheus.yml").read_text()
         for ours, theirs in (
@@ -105,22 +98,11 @@ def prometheus(
         ):
             assert ours in text
             text = text.replace(ours, theirs)
-        configuration = directory / "prometheus.yml"
-        configuration.write_text(text)
-        command = [str(built.prometheus), f"--config.file={configuration}"]
-        command += [f"--storage.tsdb.path={directory / 'data'}"]
-        command += [f"--web.listen-address=127.0.0.1:{port}"]
-        process = processes.start(
-            command, log=directory / "log", environment=os.environ, directory=directory
-        )
-        try:
-            running = Prometheus(f"http://127.0.0.1:{port}")
+        with running_prometheus(tmp_path_factory.mktemp("prometheus"), text) as address:
+            running = Prometheus(address)
             # A rate needs two.
             wait_until(lambda: running.scrapes() >= 2)
             yield running
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def test_it_has_every_metric_of_the_exporter_with_its_help(prometheus: Prometheus) -> None:
